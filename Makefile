@@ -1,0 +1,52 @@
+# Tessera. `make` alone lists what there is. Everything is set up inside this folder; nothing is installed outside it.
+
+CARGO ?= cargo
+# Paths may not contain spaces; make cannot pass them on.
+C4 ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench-ingest bench-loader build libtorch check-tools lint fmt clean-demo
+
+help: ## this list
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: build ## documentation of the locked crates -> shards -> a trained tiny MosaicBERT -> demo/report.html (C4="FILE..." takes your own text)
+	@CARGO="$(CARGO)" sh tests/demo/demo.sh $(C4)
+
+test: lint ## everything: formatting, clippy, unit, property, parity and end-to-end tests
+	@echo "== loader, with overflow checks"
+	$(CARGO) test --locked -p loader
+	@echo "== all crates"
+	$(CARGO) build --locked --release --workspace --bins --examples
+	$(CARGO) test --locked --release --workspace
+
+build: libtorch ## the two programs, target/release/{ingest,train}
+	$(CARGO) build --locked --release --workspace --bins --examples
+
+lint: libtorch ## formatting and clippy, warnings denied
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --release --workspace --all-targets -- -D warnings
+
+fmt: ## format all sources
+	$(CARGO) fmt --all
+
+libtorch: check-tools ## libtorch from the torch wheel into .libtorch (respects LIBTORCH)
+	@model/libtorch.sh
+
+check-tools:
+	@missing=; \
+	command -v $(CARGO) >/dev/null 2>&1 || missing="$$missing cargo(https://rustup.rs)"; \
+	command -v c++ >/dev/null 2>&1 || command -v g++ >/dev/null 2>&1 || missing="$$missing a-C++-compiler(Debian:apt-install-g++)"; \
+	command -v python3 >/dev/null 2>&1 || missing="$$missing python3(Debian:apt-install-python3-pip)"; \
+	if [ -n "$$missing" ]; then echo "make: missing on this machine:$$missing" >&2; exit 1; fi
+
+clean-demo: ## remove what the demo wrote
+	rm -rf demo
+
+bench-ingest: build ## ingest beside the pipelines people use, on the demo corpus or C4="FILE..."
+	@tests/bench/setup.sh
+	@.python/bench/bin/python tests/bench/ingest.py $(if $(C4),$(C4),demo/crate-docs/corpus)
+
+bench-loader: build ## the loader beside the ones people use, on the demo's shards or SHARDS=DIR
+	@tests/bench/setup.sh
+	@.python/bench/bin/python tests/bench/loader.py $(if $(SHARDS),$(SHARDS),demo/crate-docs/shards)

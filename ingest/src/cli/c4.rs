@@ -1,0 +1,156 @@
+//! `ingest c4`: files in C4's schema to shards.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use ingest::identity::{DEFAULT_HELD_OUT, DEFAULT_SHARD_TOKENS, DEFAULT_TEXT_FIELD};
+use ingest::{Inputs, Job, Options, Progress, Space, TokenizerFile};
+use loader::atomic;
+
+use super::meter::Meter;
+use super::summary::Summary;
+use super::{format, print};
+
+/// How many skipped lines are printed; the manifest lists all.
+const SKIPPED_SHOWN: usize = 10;
+
+/// Turns C4 files into a shard folder.
+///
+/// Reads files with one JSON object a line, such as {"text": "...", "url": "...", "timestamp": "..."}, packed with gzip
+/// or plain. May be interrupted at any moment: the same command continues, and the result is the same to the byte. On a
+/// folder that is finished it does nothing.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Files, folders or patterns of .json.gz, .jsonl.gz, .json or .jsonl
+    #[arg(required = true, value_name = "INPUT")]
+    inputs: Vec<String>,
+    /// The shard folder; created, or continued when it holds an unfinished ingest of the same inputs
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// A tokenizer.json of Hugging Face's tokenizers, with [PAD] [UNK] [CLS] [SEP] [MASK]; without it, bert-base-uncased
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+    /// Threads, each working on one input file; without it, one a processor
+    #[arg(long, value_name = "N")]
+    workers: Option<NonZeroUsize>,
+    /// The field that holds the text
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_TEXT_FIELD)]
+    text_field: String,
+    /// The share of documents kept from training for evaluation, chosen by a hash of their text
+    #[arg(long, value_name = "SHARE", default_value_t = DEFAULT_HELD_OUT)]
+    held_out: f64,
+    /// Close a shard once it holds this many tokens
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_SHARD_TOKENS)]
+    shard_tokens: u64,
+    /// Leave out up to N lines that cannot be used, counted over all inputs, and list them in the manifest
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    skip_bad_lines: u64,
+    /// Also write the summary as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let job = job(arguments)?;
+    announce(&job)?;
+    let progress = Arc::new(Progress::default());
+    let started = Instant::now();
+    let meter = Meter::start(progress.clone(), job.inputs.bytes());
+    let outcome = ingest::run(&job, &progress);
+    drop(meter);
+    let outcome = outcome?;
+    let summary = Summary::new(&outcome, &progress, started.elapsed());
+    if outcome.was_finished {
+        print(format_args!(
+            "{} is finished already, from the same inputs and options; nothing to do",
+            job.out.display()
+        ))?;
+    } else {
+        print(summary.table())?;
+        print_skipped(&outcome.manifest)?;
+        print(format_args!("{} is finished", job.out.display()))?;
+    }
+    if let Some(path) = &arguments.json {
+        // The speed of a run that had nothing to do would only hide that of the run that had.
+        if !(outcome.was_finished && path.exists()) {
+            atomic::write_file(path, |file| Ok(serde_json::to_writer_pretty(file, &summary)?))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn job(arguments: &Arguments) -> Result<Job> {
+    let options = Options {
+        text_field: arguments.text_field.clone(),
+        held_out: arguments.held_out,
+        shard_tokens: arguments.shard_tokens,
+    };
+    options.validate()?;
+    let tokenizer = match &arguments.tokenizer {
+        Some(path) => TokenizerFile::read(path)?,
+        None => TokenizerFile::bundled()?,
+    };
+    let workers = match arguments.workers {
+        Some(workers) => workers,
+        None => std::thread::available_parallelism()
+            .context("cannot tell how many processors there are; say --workers N")?,
+    };
+    Ok(Job {
+        inputs: Inputs::find(&arguments.inputs)?,
+        out: arguments.out.clone(),
+        options,
+        tokenizer,
+        workers: workers.get(),
+        skip_bad_lines: arguments.skip_bad_lines,
+    })
+}
+
+/// Says what is going to happen, and what may go wrong.
+fn announce(job: &Job) -> Result<()> {
+    let inputs = &job.inputs;
+    eprintln!(
+        "{}, {}, to {} with {} ({} ids), {}",
+        format::counted(inputs.files.len() as u64, "file"),
+        format::bytes(inputs.bytes()),
+        job.out.display(),
+        job.tokenizer.name(),
+        format::count(job.tokenizer.info().vocab_size.into()),
+        format::counted(job.workers.min(inputs.files.len()) as u64, "worker"),
+    );
+    if let Some(first) = inputs.ignored.first() {
+        let count = format::counted(inputs.ignored.len() as u64, "file");
+        eprintln!(
+            "note: not read, being of other formats: {count} in the given folders, such as {}",
+            first.display()
+        );
+    }
+    let space = Space::look(inputs, job.tokenizer.token_bytes(), &job.out)?;
+    if !space.is_enough() {
+        eprintln!(
+            "warning: {} has {} free, the shards are expected to take about {}; if the disk fills up, finished shards are \
+             kept and the same command continues",
+            job.out.display(),
+            format::bytes(space.free),
+            format::bytes(space.needed)
+        );
+    }
+    Ok(())
+}
+
+fn print_skipped(manifest: &loader::shard::Manifest) -> Result<()> {
+    let inputs = manifest.ingest.inputs.iter();
+    let mut skipped = inputs.flat_map(|input| input.bad_lines.iter().map(move |bad| (&input.path, bad)));
+    for (path, bad) in skipped.by_ref().take(SKIPPED_SHOWN) {
+        print(format_args!("skipped {path} line {}, {}", bad.line, bad.reason))?;
+    }
+    let more = skipped.count();
+    if more > 0 {
+        print(format_args!("skipped {} more; the manifest lists all", format::count(more as u64)))?;
+    }
+    Ok(())
+}

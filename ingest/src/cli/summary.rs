@@ -1,0 +1,79 @@
+//! What an ingest came to, for people and for scripts.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use comfy_table::Table;
+use ingest::{Outcome, Progress};
+use serde::Serialize;
+
+use super::format;
+
+/// The whole folder's counts, and the speed of this run.
+#[derive(Debug, Serialize)]
+pub(crate) struct Summary {
+    documents: u64,
+    held_out_documents: u64,
+    tokens: u64,
+    text_bytes: u64,
+    shards: u64,
+    /// Bytes of shards and tables.
+    bytes: u64,
+    skipped_lines: u64,
+    empty_documents: u64,
+    /// Parts that earlier runs had made.
+    found_parts: u64,
+    /// Of this run.
+    seconds: f64,
+    /// Of this run: 10^6 bytes of text a second.
+    mb_per_s: f64,
+    /// Of this run.
+    tokens_per_s: f64,
+}
+
+impl Summary {
+    pub(crate) fn new(outcome: &Outcome, progress: &Progress, elapsed: Duration) -> Self {
+        let manifest = &outcome.manifest;
+        let inputs = &manifest.ingest.inputs;
+        let seconds = elapsed.as_secs_f64().max(1e-6);
+        Self {
+            documents: manifest.documents,
+            held_out_documents: manifest.held_out_documents,
+            tokens: manifest.tokens,
+            text_bytes: manifest.text_bytes,
+            shards: manifest.shards.len() as u64,
+            bytes: manifest.shards.iter().map(|shard| shard.bytes + shard.docs_bytes).sum(),
+            skipped_lines: inputs.iter().map(|input| input.bad_lines.len() as u64).sum(),
+            empty_documents: inputs.iter().map(|input| input.empty_documents).sum(),
+            found_parts: outcome.found_parts as u64,
+            seconds,
+            mb_per_s: progress.text_bytes.load(Ordering::Relaxed) as f64 / 1e6 / seconds,
+            tokens_per_s: progress.tokens.load(Ordering::Relaxed) as f64 / seconds,
+        }
+    }
+
+    pub(crate) fn table(&self) -> Table {
+        let mut rows = vec![
+            ("documents", format::count(self.documents)),
+            ("held out", format::count(self.held_out_documents)),
+            ("tokens", format::count(self.tokens)),
+            ("text", format::bytes(self.text_bytes)),
+            ("shards", format!("{}, {}", format::count(self.shards), format::bytes(self.bytes))),
+            ("time", format!("{:.1} s", self.seconds)),
+            (
+                "speed",
+                format!(
+                    "{:.1} MB/s of text, {} tokens/s",
+                    self.mb_per_s,
+                    format::count(self.tokens_per_s as u64)
+                ),
+            ),
+            ("skipped lines", format::count(self.skipped_lines)),
+            ("empty documents", format::count(self.empty_documents)),
+        ];
+        if self.found_parts > 0 {
+            rows.push(("from earlier runs", format::counted(self.found_parts, "part")));
+        }
+        format::pairs(rows)
+    }
+}

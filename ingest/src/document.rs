@@ -1,0 +1,72 @@
+//! One document of a shard folder, with where it came from.
+
+use std::path::Path;
+
+use loader::shard::{Manifest, Shard};
+use serde::Serialize;
+
+use crate::docs;
+use crate::error::Error;
+use crate::tokenizer::TokenizerFile;
+
+/// A document as the shards have it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FoundDocument {
+    /// Its number in the folder: shard by shard in the manifest's order, held-out documents last in each.
+    pub document: u64,
+    /// The shard it is in.
+    pub shard: String,
+    /// Its number in that shard.
+    pub document_in_shard: u64,
+    /// Whether it is kept from training.
+    pub held_out: bool,
+    /// Where it was found on the web.
+    pub url: Option<String>,
+    /// When it was found.
+    pub timestamp: Option<String>,
+    /// The input file.
+    pub source: String,
+    /// Its row in that file, counted from 0.
+    pub row: u64,
+    /// UTF-8 bytes of its text, before it was encoded.
+    pub bytes: u32,
+    /// The first 16 bytes of the BLAKE3 of its text, in hexadecimal digits.
+    pub blake3: String,
+    /// Its tokens.
+    pub ids: Vec<u32>,
+    /// The text that the tokens stand for.
+    pub text: String,
+}
+
+/// Finds document `document` of a finished folder.
+///
+/// # Errors
+/// [`Error::NoDocument`] when there are not as many, or an error of reading.
+pub fn find_document(dir: &Path, document: u64) -> Result<FoundDocument, Error> {
+    let manifest = Manifest::read(dir)?;
+    let mut index = document;
+    for entry in &manifest.shards {
+        if index >= entry.documents {
+            index -= entry.documents;
+            continue;
+        }
+        let shard = Shard::open(&dir.join(&entry.file))?;
+        let ids = shard.tokens(index)?.to_vec();
+        let text = TokenizerFile::read(&dir.join(&manifest.tokenizer.file))?.decode(&ids)?;
+        return docs::read_record(&dir.join(&entry.docs_file), index, |record| FoundDocument {
+            document,
+            shard: entry.file.clone(),
+            document_in_shard: index,
+            held_out: record.held_out,
+            url: record.url.map(str::to_owned),
+            timestamp: record.timestamp.map(str::to_owned),
+            source: record.source.to_owned(),
+            row: record.row,
+            bytes: record.bytes,
+            blake3: record.blake3.iter().map(|byte| format!("{byte:02x}")).collect(),
+            ids,
+            text,
+        });
+    }
+    Err(Error::NoDocument { dir: dir.to_owned(), index: document, count: manifest.documents })
+}

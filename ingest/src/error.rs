@@ -1,0 +1,263 @@
+//! Every way in which turning text into shards can go wrong.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use parquet::errors::ParquetError;
+
+/// The error of this crate. Messages name the file and the place in it, what was found, what was expected and what to
+/// do; causes are in [`std::error::Error::source`], so print with the whole chain.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A shard, a manifest or another file of the output could not be written or read.
+    #[error(transparent)]
+    Loader(#[from] loader::Error),
+
+    /// The operating system refused to read or write something.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was tried, as a verb: "read", "create".
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The reason given by the operating system.
+        source: io::Error,
+    },
+
+    /// An input names nothing that exists.
+    #[error("no file matches {input}; check the path, and quote a pattern if the shell should not expand it")]
+    NothingMatches {
+        /// The input as it was given.
+        input: String,
+    },
+
+    /// An input is a pattern that cannot be understood.
+    #[error("{input} is not a valid pattern; `*`, `?` and `[...]` are understood")]
+    Pattern {
+        /// The input as it was given.
+        input: String,
+        /// What is wrong with it, and where.
+        source: glob::PatternError,
+    },
+
+    /// A folder holds no file that can be ingested.
+    #[error("the folder {} holds no file named *{endings}; name the files themselves if theirs differ", dir.display())]
+    NoInputIn {
+        /// The folder.
+        dir: PathBuf,
+        /// The endings looked for.
+        endings: String,
+    },
+
+    /// An input has no content.
+    #[error("{} holds no rows: {found}; expected one JSON object a line, leave the file out or replace it", path.display())]
+    EmptyInput {
+        /// The input.
+        path: PathBuf,
+        /// What there is instead.
+        found: &'static str,
+    },
+
+    /// An input is of no format that can be read.
+    #[error("{} starts with {found}; expected {expected}", path.display())]
+    UnknownFormat {
+        /// The input.
+        path: PathBuf,
+        /// What its first bytes look like.
+        found: String,
+        /// What can be read.
+        expected: &'static str,
+    },
+
+    /// A compressed input cannot be unpacked.
+    #[error(
+        "{} is damaged: it cannot be unpacked past byte {offset} of the file ({unpacked} bytes of text came out before); \
+         fetch the file again or leave it out",
+        path.display()
+    )]
+    Unpack {
+        /// The input.
+        path: PathBuf,
+        /// Bytes of the compressed file consumed when it happened.
+        offset: u64,
+        /// Bytes unpacked before.
+        unpacked: u64,
+        /// What the decompressor says.
+        source: io::Error,
+    },
+
+    /// A row cannot be used and may not be skipped.
+    #[error(
+        "{} line {line}, {reason}; expected one JSON object a line with a string in its text field. Mend the line, or leave \
+         such lines out with --skip-bad-lines N ({allowed} allowed now, all are listed in the manifest)",
+        path.display()
+    )]
+    BadLine {
+        /// The input.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: u64,
+        /// The column and what was found there.
+        reason: String,
+        /// How many bad lines were allowed.
+        allowed: u64,
+    },
+
+    /// An input has fewer rows than were read from it before.
+    #[error(
+        "{} has {found} rows, but {expected} were already read from it in an earlier run: the file has changed; restore it, or \
+         delete the output folder and start over",
+        path.display()
+    )]
+    InputChanged {
+        /// The input.
+        path: PathBuf,
+        /// Rows it has.
+        found: u64,
+        /// Rows that the sealed parts cover.
+        expected: u64,
+    },
+
+    /// A tokenizer file cannot be understood.
+    #[error(
+        "{name} is not a tokenizer that can be used: {reason}; expected a tokenizer.json as Hugging Face's tokenizers write it"
+    )]
+    Tokenizer {
+        /// The file, or the name of the bundled tokenizer.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+
+    /// A tokenizer lacks tokens that masked-language modelling needs.
+    #[error(
+        "the tokenizer {name} has no {missing}; a masked language model needs [PAD], [UNK], [CLS], [SEP] and [MASK]: add the \
+         missing to the file or choose a BERT tokenizer"
+    )]
+    MissingSpecialTokens {
+        /// The file, or the name of the bundled tokenizer.
+        name: String,
+        /// The tokens that are missing.
+        missing: String,
+    },
+
+    /// The tokenizer failed on a document.
+    #[error("the tokenizer failed on {} line {line}: {reason}; please report it with that line", path.display())]
+    Encode {
+        /// The input.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: u64,
+        /// What the tokenizer says.
+        reason: String,
+    },
+
+    /// A table of documents cannot be written or read.
+    #[error("cannot {action} the table of documents {}", path.display())]
+    Docs {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// The table.
+        path: PathBuf,
+        /// What the Parquet library says.
+        source: ParquetError,
+    },
+
+    /// An option has a value that makes no sense.
+    #[error("{option} is {found}, expected {expected}")]
+    Option {
+        /// The option as it is written on the command line.
+        option: &'static str,
+        /// Its value.
+        found: String,
+        /// The values it may have.
+        expected: &'static str,
+    },
+
+    /// The output folder holds files that are not ours.
+    #[error(
+        "{} is not empty and no shard folder ({found} is in it); choose a folder that does not exist yet with --out",
+        dir.display()
+    )]
+    ForeignFolder {
+        /// The folder.
+        dir: PathBuf,
+        /// One of the files in it.
+        found: String,
+    },
+
+    /// Another process writes to the output folder.
+    #[error("another ingest is writing to {}; wait for it to end or choose another --out", dir.display())]
+    Busy {
+        /// The folder.
+        dir: PathBuf,
+    },
+
+    /// The output folder belongs to another ingest.
+    #[error(
+        "{} {state} from something else: {difference}; choose another --out, or delete that folder to replace it",
+        dir.display()
+    )]
+    OtherIngest {
+        /// The folder.
+        dir: PathBuf,
+        /// "was made" or "was begun".
+        state: &'static str,
+        /// What differs, old and new.
+        difference: String,
+    },
+
+    /// The notes of an unfinished ingest cannot be understood.
+    #[error("{} cannot be understood: {reason}; delete the output folder and start over", path.display())]
+    Notes {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// There is no document of that number.
+    #[error("there is no document {index}: {} holds {count}, counted from 0", dir.display())]
+    NoDocument {
+        /// The shard folder.
+        dir: PathBuf,
+        /// The number asked for.
+        index: u64,
+        /// How many there are.
+        count: u64,
+    },
+
+    /// A worker thread panicked: a bug in this program.
+    #[error("an ingest worker failed for a reason that is a bug of this program: {message}")]
+    WorkerPanicked {
+        /// The message of the panic.
+        message: String,
+    },
+}
+
+impl Error {
+    /// For use in `map_err`: an input or output error of `path`.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+        let path = path.to_owned();
+        move |source| Error::Io { action, path, source }
+    }
+
+    /// For use in `map_err`: an error of writing the table of documents at `path`; a full disk is told apart.
+    pub(crate) fn write_docs(path: &Path, missing: u64) -> impl FnOnce(ParquetError) -> Error {
+        let path = path.to_owned();
+        move |source| {
+            let action = "write";
+            match source {
+                ParquetError::External(cause) => match cause.downcast::<io::Error>() {
+                    Ok(source) if source.kind() == io::ErrorKind::StorageFull => {
+                        loader::Error::DiskFull { path, missing, source: *source }.into()
+                    }
+                    Ok(source) => Error::Io { action, path, source: *source },
+                    Err(cause) => Error::Docs { action, path, source: ParquetError::External(cause) },
+                },
+                source => Error::Docs { action, path, source },
+            }
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! C4 files to packed token shards.
+//!
+//! One call does the whole way; what it writes is described by [`loader::shard`].
+//!
+//! ```
+//! use ingest::{Inputs, Job, Options, Progress, TokenizerFile};
+//!
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let (corpus, out) = (folder.path().join("corpus"), folder.path().join("shards"));
+//! # std::fs::create_dir(&corpus).unwrap();
+//! std::fs::write(corpus.join("a.jsonl"), "{\"text\": \"To be, or not to be.\"}\n").unwrap();
+//! let job = Job {
+//!     inputs: Inputs::find(&[corpus.to_string_lossy().into_owned()])?,
+//!     out: out.clone(),
+//!     options: Options::default(),
+//!     tokenizer: TokenizerFile::bundled()?,
+//!     workers: 2,
+//!     skip_bad_lines: 0,
+//! };
+//! let outcome = ingest::run(&job, &Progress::default())?;
+//! assert_eq!((outcome.manifest.documents, outcome.manifest.tokens), (1, 8));
+//! assert!(ingest::verify(&out, |_| ())?.is_empty());
+//! assert_eq!(ingest::find_document(&out, 0)?.text, "to be, or not to be.");
+//! # Ok::<(), ingest::Error>(())
+//! ```
+//!
+//! To read: [`source`] yields documents, [`tokenizer`] turns them into ids, [`run`] (`pipeline.rs`) cuts them into
+//! parts, `folder.rs` says what of a folder is complete, [`docs`] is the table beside each shard.
+
+pub mod docs;
+pub mod identity;
+pub mod source;
+pub mod tokenizer;
+pub mod wordpiece;
+
+mod document;
+mod error;
+mod folder;
+mod part;
+mod pipeline;
+mod space;
+mod verify;
+
+pub use document::{FoundDocument, find_document};
+pub use error::Error;
+pub use folder::MANIFEST_HASH_FILE;
+pub use identity::Options;
+pub use pipeline::{Job, Outcome, Progress, run};
+pub use source::Inputs;
+pub use space::Space;
+pub use tokenizer::TokenizerFile;
+pub use verify::{Damage, verify};
+
+/// This program and its version, as manifests name it.
+pub const PROGRAM: &str = concat!("tessera-ingest ", env!("CARGO_PKG_VERSION"));

@@ -1,0 +1,34 @@
+//! `ingest`: text files to packed token shards.
+
+mod cli;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Turns text into packed token shards that `train` reads.
+#[derive(Parser)]
+#[command(version, max_term_width = 110)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    C4(cli::c4::Arguments),
+    Inspect(cli::inspect::Arguments),
+    Verify(cli::verify::Arguments),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::C4(arguments) => cli::c4::run(&arguments),
+        Command::Inspect(arguments) => cli::inspect::run(&arguments),
+        Command::Verify(arguments) => cli::verify::run(&arguments),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("ingest: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,160 @@
+//! One part of an input: a shard, its table of documents, and the note that says the part is complete.
+
+use std::path::{Path, PathBuf};
+
+use loader::shard::{BadLine, ShardEntry, ShardWriter, docs_file_name, tokens_file_name};
+use serde::{Deserialize, Serialize};
+
+use crate::docs::{DocRecord, DocsWriter, HASH_BYTES};
+use crate::error::Error;
+use crate::identity::Options;
+use crate::source::{BadRow, Document};
+
+/// What a sealed part says of itself, so that nothing has to be read again after an interruption.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PartNote {
+    /// The first row of the input that belongs to it.
+    pub(crate) first_row: u64,
+    /// Rows that belong to it, also those that gave no document.
+    pub(crate) rows: u64,
+    /// Whether the input ends with it.
+    pub(crate) last: bool,
+    /// UTF-8 bytes of the text of its documents.
+    pub(crate) text_bytes: u64,
+    /// Rows without a token.
+    pub(crate) empty_documents: u64,
+    /// Rows that were skipped.
+    pub(crate) bad_lines: Vec<BadLine>,
+    /// The shard; a part without documents has none.
+    pub(crate) shard: Option<ShardEntry>,
+}
+
+/// A part under construction. Its files appear when it is sealed; dropping it before leaves nothing.
+pub(crate) struct PartWriter<'a> {
+    place: &'a Place<'a>,
+    part: u32,
+    /// Created with the first document.
+    files: Option<(ShardWriter, DocsWriter)>,
+    note: PartNote,
+}
+
+/// Where the parts of one input go.
+pub(crate) struct Place<'a> {
+    /// The shard folder.
+    pub(crate) dir: &'a Path,
+    /// Index of the input.
+    pub(crate) input: u32,
+    /// The input's name in the manifest.
+    pub(crate) source: &'a str,
+    /// Bytes a token.
+    pub(crate) token_bytes: u8,
+    pub(crate) options: &'a Options,
+}
+
+impl<'a> PartWriter<'a> {
+    /// Starts part `part` of an input with the row `first_row`.
+    pub(crate) fn new(place: &'a Place<'a>, part: u32, first_row: u64) -> Self {
+        let note = PartNote {
+            first_row,
+            rows: 0,
+            last: false,
+            text_bytes: 0,
+            empty_documents: 0,
+            bad_lines: Vec::new(),
+            shard: None,
+        };
+        Self { place, part, files: None, note }
+    }
+
+    /// Appends a document with its tokens, of which there may be none.
+    pub(crate) fn push(&mut self, document: &Document<'_>, tokens: &[u32]) -> Result<(), Error> {
+        if tokens.is_empty() {
+            self.note.empty_documents += 1;
+            return Ok(());
+        }
+        let hash = blake3::hash(document.text.as_bytes());
+        let mut blake3 = [0; HASH_BYTES];
+        blake3.copy_from_slice(&hash.as_bytes()[..HASH_BYTES]);
+        let held_out = self.place.options.holds_out(&hash);
+        let record = DocRecord {
+            url: document.url.as_deref(),
+            timestamp: document.timestamp.as_deref(),
+            source: self.place.source,
+            row: document.row,
+            // A source's rows are far shorter than 4 GiB.
+            bytes: document.text.len() as u32,
+            tokens: tokens.len() as u32,
+            held_out,
+            blake3,
+        };
+        let (shard, docs) = match &mut self.files {
+            Some(files) => files,
+            none => none.insert(Self::create(self.place, self.part)?),
+        };
+        if held_out {
+            shard.push_held_out(tokens)?
+        } else {
+            shard.push(tokens)?
+        }
+        docs.push(&record)?;
+        self.note.text_bytes += document.text.len() as u64;
+        Ok(())
+    }
+
+    fn create(place: &Place<'_>, part: u32) -> Result<(ShardWriter, DocsWriter), Error> {
+        let shard = ShardWriter::create(place.dir, &tokens_file_name(place.input, part), place.token_bytes)?;
+        let docs = DocsWriter::create(&place.dir.join(docs_file_name(place.input, part)))?;
+        Ok((shard, docs))
+    }
+
+    /// Notes a row that gives no document.
+    pub(crate) fn skip(&mut self, bad: &BadRow) {
+        self.note.bad_lines.push(BadLine { line: bad.row + 1, reason: bad.reason.clone() });
+    }
+
+    /// Whether it holds as many tokens as a shard may.
+    pub(crate) fn is_full(&self) -> bool {
+        self.files.as_ref().is_some_and(|(shard, _)| shard.tokens() >= self.place.options.shard_tokens)
+    }
+
+    /// Completes the files and gives them their names. `end_row` is the row after the last.
+    pub(crate) fn seal(mut self, end_row: u64, last: bool) -> Result<PartNote, Error> {
+        self.note.rows = end_row - self.note.first_row;
+        self.note.last = last;
+        let Some((shard, docs)) = self.files else { return Ok(self.note) };
+        let (docs_bytes, docs_blake3) = docs.finish()?;
+        let summary = shard.seal()?;
+        self.note.shard = Some(ShardEntry {
+            file: tokens_file_name(self.place.input, self.part),
+            docs_file: docs_file_name(self.place.input, self.part),
+            bytes: summary.bytes,
+            blake3: summary.blake3,
+            docs_bytes,
+            docs_blake3,
+            documents: summary.documents,
+            held_out: summary.held_out,
+            tokens: summary.tokens,
+            held_out_tokens: summary.held_out_tokens,
+            input: self.place.input,
+            first_row: self.note.first_row,
+            rows: self.note.rows,
+        });
+        Ok(self.note)
+    }
+}
+
+impl PartNote {
+    /// The row after its last.
+    pub(crate) fn end_row(&self) -> u64 {
+        self.first_row + self.rows
+    }
+
+    /// Whether its files lie in `dir` with the sizes they were sealed with.
+    pub(crate) fn is_in(&self, dir: &Path) -> bool {
+        let has = |file: PathBuf, bytes: u64| file.metadata().is_ok_and(|found| found.len() == bytes);
+        self.shard.as_ref().is_none_or(|shard| {
+            has(dir.join(&shard.file), shard.bytes) && has(dir.join(&shard.docs_file), shard.docs_bytes)
+        })
+    }
+}

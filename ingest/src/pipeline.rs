@@ -1,0 +1,294 @@
+//! The way from files to shards: each worker takes a whole input at a time through read, unpack, parse, encode, write.
+//!
+//! ```text
+//! inputs ──► worker: source ─► encoder ─► part, part, ...     cut by (input, document) alone
+//!        ──► worker: source ─► encoder ─► part, part, ...     so the bytes do not depend on the workers
+//!                                           └─► manifest
+//! ```
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use loader::shard::{FORMAT_VERSION, Ingest, InputFile, Manifest};
+
+use crate::error::Error;
+use crate::folder::{OutFolder, State};
+use crate::identity::{Identity, Options};
+use crate::part::{PartNote, PartWriter, Place};
+use crate::source::{self, BadRow, Input, Inputs, Row, Source};
+use crate::tokenizer::{Encode, TokenizerFile};
+
+/// What is to be ingested, where to and how.
+pub struct Job {
+    /// The files.
+    pub inputs: Inputs,
+    /// The shard folder.
+    pub out: PathBuf,
+    /// What decides the bytes of the shards.
+    pub options: Options,
+    /// What turns text into tokens.
+    pub tokenizer: TokenizerFile,
+    /// Threads, at least 1; more than there are inputs are of no use.
+    pub workers: usize,
+    /// Rows, of all inputs together, that may be left out because something is wrong with them.
+    pub skip_bad_lines: u64,
+}
+
+/// How far a run has come; only what this run did itself.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Bytes of the inputs that are done, those of earlier runs included.
+    pub input_bytes: AtomicU64,
+    /// Documents encoded.
+    pub documents: AtomicU64,
+    /// Tokens they have.
+    pub tokens: AtomicU64,
+    /// UTF-8 bytes of their text.
+    pub text_bytes: AtomicU64,
+    /// Parts sealed.
+    pub parts: AtomicU64,
+}
+
+/// What a run came to.
+pub struct Outcome {
+    /// The finished folder's manifest.
+    pub manifest: Manifest,
+    /// Parts that an earlier run had sealed; all, when there was nothing left to do.
+    pub found_parts: usize,
+    /// Whether the folder was finished before.
+    pub was_finished: bool,
+}
+
+/// Ingests, or continues to, or finds that there is nothing left to do.
+///
+/// Killed at any moment and run again, it ends with the same bytes.
+///
+/// # Errors
+/// The first of any kind; parts that were sealed before stay, and the same call continues after them.
+pub fn run(job: &Job, progress: &Progress) -> Result<Outcome, Error> {
+    job.options.validate()?;
+    let identity = Identity::of(&job.inputs, &job.options, &job.tokenizer.info().blake3)?;
+    let folder = match OutFolder::open(&job.out, &identity, &job.tokenizer)? {
+        State::Finished(manifest) => {
+            let found_parts = manifest.shards.len();
+            return Ok(Outcome { manifest: *manifest, found_parts, was_finished: true });
+        }
+        State::Unfinished(folder) => folder,
+    };
+    let sealed = (0..job.inputs.files.len() as u32).map(|input| folder.sealed_parts(input));
+    let sealed: Vec<Vec<PartNote>> = sealed.collect::<Result<_, _>>()?;
+    let found_parts = sealed.iter().flatten().count();
+    let bad_lines = sealed.iter().flatten().map(|part| part.bad_lines.len() as u64).sum();
+
+    let run = Run {
+        job,
+        progress,
+        folder: &folder,
+        bad_lines: AtomicU64::new(bad_lines),
+        stop: AtomicBool::new(false),
+    };
+    let parts = run.all_inputs(sealed)?;
+    let manifest = manifest(job, &identity, parts);
+    folder.finish(&manifest)?;
+    Ok(Outcome { manifest, found_parts, was_finished: false })
+}
+
+/// What the workers share.
+struct Run<'a> {
+    job: &'a Job,
+    progress: &'a Progress,
+    folder: &'a OutFolder,
+    /// Rows left out so far, in all inputs.
+    bad_lines: AtomicU64,
+    /// Set by the first error: the others stop at the next row.
+    stop: AtomicBool,
+}
+
+/// The parts of an input, or nothing when the run was stopped by an error elsewhere.
+type InputResult = Result<Option<Vec<PartNote>>, Error>;
+
+impl Run<'_> {
+    /// All parts of all inputs, in order.
+    fn all_inputs(&self, sealed: Vec<Vec<PartNote>>) -> Result<Vec<Vec<PartNote>>, Error> {
+        let next = AtomicUsize::new(0);
+        let work = || {
+            let mut done: Vec<(usize, InputResult)> = Vec::new();
+            let mut encoder = self.job.tokenizer.encoder();
+            let mut ids = Vec::new();
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let (Some(input), Some(parts)) = (self.job.inputs.files.get(index), sealed.get(index)) else {
+                    return done;
+                };
+                let result = catch_unwind(AssertUnwindSafe(|| {
+                    self.one_input(index as u32, input, parts.clone(), &mut *encoder, &mut ids)
+                }));
+                let result =
+                    result.unwrap_or_else(|panic| Err(Error::WorkerPanicked { message: message(&*panic) }));
+                if result.is_err() {
+                    self.stop.store(true, Ordering::Relaxed);
+                }
+                done.push((index, result));
+            }
+        };
+        let workers = self.job.workers.clamp(1, self.job.inputs.files.len().max(1));
+        let mut done: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+            threads
+                .into_iter()
+                .flat_map(|thread| thread.join().expect("a worker catches its panics"))
+                .collect()
+        });
+        // The error of the first input is reported, whichever worker was faster.
+        done.sort_by_key(|(index, _)| *index);
+        done.into_iter().filter_map(|(_, result)| result.transpose()).collect()
+    }
+
+    /// The parts of one input, of which `parts` are sealed already.
+    fn one_input(
+        &self,
+        index: u32,
+        input: &Input,
+        mut parts: Vec<PartNote>,
+        encoder: &mut dyn Encode,
+        ids: &mut Vec<u32>,
+    ) -> InputResult {
+        let mut bytes = InputBytes { progress: self.progress, counted: 0 };
+        if parts.last().is_some_and(|part| part.last) {
+            bytes.count(input.bytes);
+            return Ok(Some(parts));
+        }
+        let mut source = source::open(&input.path, &self.job.options.text_field)?;
+        source.skip_rows(parts.last().map_or(0, PartNote::end_row))?;
+        let place = Place {
+            dir: self.folder.dir(),
+            input: index,
+            source: &input.name,
+            token_bytes: self.job.tokenizer.token_bytes(),
+            options: &self.job.options,
+        };
+        loop {
+            let part = parts.len() as u32;
+            let writer = PartWriter::new(&place, part, source.rows());
+            let Some(note) = self.one_part(&mut *source, writer, &input.path, encoder, ids, &mut bytes)?
+            else {
+                return Ok(None);
+            };
+            if note.last && note.end_row() == 0 {
+                return Err(Error::EmptyInput { path: input.path.clone(), found: "it unpacks to nothing" });
+            }
+            self.folder.note_part(index, part, &note)?;
+            self.progress.parts.fetch_add(1, Ordering::Relaxed);
+            let last = note.last;
+            parts.push(note);
+            if last {
+                return Ok(Some(parts));
+            }
+        }
+    }
+
+    /// Fills one part from the source's next rows and seals it.
+    fn one_part(
+        &self,
+        source: &mut dyn Source,
+        mut part: PartWriter<'_>,
+        path: &Path,
+        encoder: &mut dyn Encode,
+        ids: &mut Vec<u32>,
+        bytes: &mut InputBytes<'_>,
+    ) -> Result<Option<PartNote>, Error> {
+        loop {
+            if self.stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            match source.next_row()? {
+                None => {
+                    bytes.count(source.position());
+                    return part.seal(source.rows(), true).map(Some);
+                }
+                Some(Row::Bad(bad)) => {
+                    self.allow(&bad, path)?;
+                    part.skip(&bad);
+                }
+                Some(Row::Document(document)) => {
+                    ids.clear();
+                    encoder.encode(&document.text, ids).map_err(|reason| {
+                        let line = document.row + 1;
+                        Error::Encode { path: path.to_owned(), line, reason }
+                    })?;
+                    part.push(&document, ids)?;
+                    self.progress.documents.fetch_add(1, Ordering::Relaxed);
+                    self.progress.tokens.fetch_add(ids.len() as u64, Ordering::Relaxed);
+                    self.progress.text_bytes.fetch_add(document.text.len() as u64, Ordering::Relaxed);
+                }
+            }
+            bytes.count(source.position());
+            if part.is_full() {
+                return part.seal(source.rows(), false).map(Some);
+            }
+        }
+    }
+
+    /// Counts a bad row; an error when there are more than allowed.
+    fn allow(&self, bad: &BadRow, path: &Path) -> Result<(), Error> {
+        let allowed = self.job.skip_bad_lines;
+        if self.bad_lines.fetch_add(1, Ordering::Relaxed) < allowed {
+            return Ok(());
+        }
+        Err(Error::BadLine { path: path.to_owned(), line: bad.row + 1, reason: bad.reason.clone(), allowed })
+    }
+}
+
+/// Adds the position in one input to the bytes of all.
+struct InputBytes<'a> {
+    progress: &'a Progress,
+    counted: u64,
+}
+
+impl InputBytes<'_> {
+    fn count(&mut self, position: u64) {
+        self.progress.input_bytes.fetch_add(position - self.counted, Ordering::Relaxed);
+        self.counted = position;
+    }
+}
+
+/// What a panic says.
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("it left no message").to_owned()
+}
+
+/// The manifest of a folder whose parts are all sealed.
+fn manifest(job: &Job, identity: &Identity, parts: Vec<Vec<PartNote>>) -> Manifest {
+    let inputs = job.inputs.files.iter().zip(&parts).map(|(input, parts)| InputFile {
+        path: input.name.clone(),
+        bytes: input.bytes,
+        documents: parts.iter().filter_map(|part| part.shard.as_ref()).map(|shard| shard.documents).sum(),
+        rows: parts.iter().map(|part| part.rows).sum(),
+        bad_lines: parts.iter().flat_map(|part| part.bad_lines.iter().cloned()).collect(),
+        empty_documents: parts.iter().map(|part| part.empty_documents).sum(),
+    });
+    let ingest = Ingest {
+        inputs: inputs.collect(),
+        options: serde_json::to_value(&job.options).expect("options have only string keys"),
+        fingerprint: identity.fingerprint(),
+    };
+    let text_bytes = parts.iter().flatten().map(|part| part.text_bytes).sum();
+    let shards: Vec<_> = parts.into_iter().flatten().filter_map(|part| part.shard).collect();
+    Manifest {
+        format_version: FORMAT_VERSION,
+        program: crate::PROGRAM.to_owned(),
+        tokenizer: job.tokenizer.info().clone(),
+        token_bytes: job.tokenizer.token_bytes(),
+        documents: shards.iter().map(|shard| shard.documents).sum(),
+        held_out_documents: shards.iter().map(|shard| shard.held_out).sum(),
+        tokens: shards.iter().map(|shard| shard.tokens).sum(),
+        held_out_tokens: shards.iter().map(|shard| shard.held_out_tokens).sum(),
+        text_bytes,
+        shards,
+        ingest,
+    }
+}

@@ -1,0 +1,205 @@
+//! JSON lines, such as C4: one object a line.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{BadRow, Row, Source, Unpacked, row};
+use crate::error::Error;
+
+/// A longer line is refused: it is a file without line ends, not a document, and would fill the memory.
+const MAX_LINE_BYTES: usize = 64 << 20;
+/// Some editors start a file with it.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// The lines of a stream as rows.
+pub(crate) struct JsonLines<R> {
+    reader: R,
+    path: PathBuf,
+    text_field: String,
+    /// The line last read, without its end; cut when it was too long.
+    line: Vec<u8>,
+    rows: u64,
+    /// Bytes unpacked so far.
+    unpacked: u64,
+}
+
+/// What reading a line came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Line {
+    Whole,
+    TooLong,
+    End,
+}
+
+impl<R: Unpacked> JsonLines<R> {
+    pub(crate) fn new(reader: R, path: &Path, text_field: &str) -> Self {
+        Self {
+            reader,
+            path: path.to_owned(),
+            text_field: text_field.to_owned(),
+            line: Vec::new(),
+            rows: 0,
+            unpacked: 0,
+        }
+    }
+
+    fn next_line(&mut self) -> Result<Line, Error> {
+        let line = self.read_line().map_err(|source| Error::Unpack {
+            path: self.path.clone(),
+            offset: self.reader.position(),
+            unpacked: self.unpacked,
+            source,
+        })?;
+        if line != Line::End {
+            if self.rows == 0 && self.line.starts_with(BYTE_ORDER_MARK) {
+                self.line.drain(..BYTE_ORDER_MARK.len());
+            }
+            self.rows += 1;
+        }
+        Ok(line)
+    }
+
+    fn read_line(&mut self) -> io::Result<Line> {
+        self.line.clear();
+        let mut read = 0;
+        let mut line = Line::Whole;
+        loop {
+            let buffer = match self.reader.fill_buf() {
+                Ok(buffer) => buffer,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            let end = memchr::memchr(b'\n', buffer);
+            let piece = &buffer[..end.unwrap_or(buffer.len())];
+            if self.line.len() + piece.len() > MAX_LINE_BYTES {
+                line = Line::TooLong;
+            } else {
+                self.line.extend_from_slice(piece);
+            }
+            let consumed = end.map_or(piece.len(), |end| end + 1);
+            self.reader.consume(consumed);
+            self.unpacked += consumed as u64;
+            read += consumed;
+            if end.is_some() || consumed == 0 {
+                return Ok(if read == 0 { Line::End } else { line });
+            }
+        }
+    }
+}
+
+impl<R: Unpacked> Source for JsonLines<R> {
+    fn next_row(&mut self) -> Result<Option<Row<'_>>, Error> {
+        let line = loop {
+            match self.next_line()? {
+                Line::End => return Ok(None),
+                Line::Whole if self.line.trim_ascii().is_empty() => {}
+                line => break line,
+            }
+        };
+        let row = self.rows - 1;
+        if line == Line::TooLong {
+            let reason = format!(
+                "column {}: the line goes on beyond {} MiB",
+                MAX_LINE_BYTES + 1,
+                MAX_LINE_BYTES >> 20
+            );
+            return Ok(Some(Row::Bad(BadRow { row, reason })));
+        }
+        Ok(Some(match row::parse(&self.line, row, &self.text_field) {
+            Ok(document) => Row::Document(document),
+            Err(reason) => Row::Bad(BadRow { row, reason }),
+        }))
+    }
+
+    fn skip_rows(&mut self, rows: u64) -> Result<(), Error> {
+        let expected = self.rows + rows;
+        while self.rows < expected {
+            if self.next_line()? == Line::End {
+                return Err(Error::InputChanged { path: self.path.clone(), found: self.rows, expected });
+            }
+        }
+        Ok(())
+    }
+
+    fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    fn position(&self) -> u64 {
+        self.reader.position()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::gzip::Counted;
+    use super::*;
+
+    fn source(text: &[u8]) -> JsonLines<Counted<&[u8]>> {
+        JsonLines::new(Counted::new(text), Path::new("a.json"), "text")
+    }
+
+    /// Row numbers with their text, or nothing for a bad row.
+    fn rows(source: &mut dyn Source) -> Vec<(u64, Option<String>)> {
+        let mut rows = Vec::new();
+        while let Some(row) = source.next_row().unwrap() {
+            rows.push(match row {
+                Row::Document(document) => (document.row, Some(document.text.into_owned())),
+                Row::Bad(bad) => (bad.row, None),
+            });
+        }
+        rows
+    }
+
+    #[test]
+    fn rows_are_lines_blank_ones_counted_and_the_last_end_optional() {
+        let text = b"\xef\xbb\xbf{\"text\":\"a\"}\r\n\n  \n{\"text\":\"b\"}\nx\n{\"text\":\"c\"}";
+        let mut source = source(text);
+        let texts = |row, text: &str| (row, Some(text.to_owned()));
+        assert_eq!(rows(&mut source), [texts(0, "a"), texts(3, "b"), (4, None), texts(5, "c")]);
+        assert_eq!((source.rows(), source.position()), (6, text.len() as u64));
+    }
+
+    #[test]
+    fn skipping_rows_is_reading_them() {
+        let text = b"{\"text\":\"a\"}\n\nx\n{\"text\":\"b\"}\n";
+        let whole = rows(&mut source(text));
+        for skipped in 0..=4 {
+            let mut source = source(text);
+            source.skip_rows(skipped).unwrap();
+            let rest: Vec<_> = whole.iter().filter(|(row, _)| *row >= skipped).cloned().collect();
+            assert_eq!(rows(&mut source), rest);
+        }
+        assert_eq!(
+            source(text).skip_rows(5).unwrap_err().to_string(),
+            "a.json has 4 rows, but 5 were already read from it in an earlier run: the file has changed; restore it, or \
+             delete the output folder and start over"
+        );
+    }
+
+    #[test]
+    fn a_line_without_end_does_not_fill_the_memory() {
+        struct Endless {
+            left: usize,
+        }
+        impl io::Read for Endless {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                unreachable!("lines are read through the buffer")
+            }
+        }
+        impl io::BufRead for Endless {
+            fn fill_buf(&mut self) -> io::Result<&[u8]> {
+                Ok(&[b'x'; 1 << 16][..self.left.min(1 << 16)])
+            }
+            fn consume(&mut self, bytes: usize) {
+                self.left -= bytes;
+            }
+        }
+        let endless = Counted::new(Endless { left: MAX_LINE_BYTES + (1 << 20) });
+        let mut source = JsonLines::new(endless, Path::new("a.json"), "text");
+        let Some(Row::Bad(bad)) = source.next_row().unwrap() else { panic!("a bad row") };
+        assert_eq!(bad.reason, "column 67108865: the line goes on beyond 64 MiB");
+        assert!(source.line.capacity() <= 2 * MAX_LINE_BYTES);
+        assert!(source.next_row().unwrap().is_none());
+    }
+}

@@ -1,0 +1,201 @@
+//! The tokenizer file: what it must have, what the manifest says of it, and encoders made from it.
+
+use std::borrow::Cow;
+use std::fs;
+use std::path::Path;
+
+use loader::shard::{SpecialTokens, TokenizerInfo};
+use tokenizers::Tokenizer;
+
+use crate::error::Error;
+
+/// BERT's uncased English vocabulary; see the note beside it.
+const BUNDLED: &[u8] = include_bytes!("../assets/bert-base-uncased/tokenizer.json");
+/// Name of the bundled tokenizer in messages.
+const BUNDLED_NAME: &str = "bert-base-uncased (bundled)";
+/// Name of the tokenizer's copy in a shard folder.
+pub const TOKENIZER_FILE: &str = "tokenizer.json";
+
+/// Turns text into token ids, without special tokens around it.
+pub trait Encode: Send {
+    /// Appends the ids of `text` to `ids`.
+    ///
+    /// # Errors
+    /// The reason, when the tokenizer fails on this text.
+    fn encode(&mut self, text: &str, ids: &mut Vec<u32>) -> Result<(), String>;
+}
+
+/// A tokenizer that fits masked-language modelling.
+#[derive(Clone)]
+pub struct TokenizerFile {
+    name: String,
+    bytes: Cow<'static, [u8]>,
+    tokenizer: Tokenizer,
+    info: TokenizerInfo,
+}
+
+impl TokenizerFile {
+    /// The tokenizer that is part of this program: bert-base-uncased.
+    ///
+    /// # Errors
+    /// None, unless the program was built with a broken file.
+    pub fn bundled() -> Result<Self, Error> {
+        Self::parse(BUNDLED_NAME.to_owned(), Cow::Borrowed(BUNDLED))
+    }
+
+    /// Reads a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] or [`Error::MissingSpecialTokens`], or an error of reading.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let bytes = fs::read(path).map_err(Error::io("read the tokenizer", path))?;
+        Self::parse(path.display().to_string(), Cow::Owned(bytes))
+    }
+
+    fn parse(name: String, bytes: Cow<'static, [u8]>) -> Result<Self, Error> {
+        // Documents are spread over our own threads.
+        tokenizers::utils::parallelism::set_parallelism(false);
+        let refused = |reason: String| Error::Tokenizer { name: name.clone(), reason };
+        let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(|error| refused(error.to_string()))?;
+        // What a file says of lengths is meant for samples; whole documents are stored.
+        tokenizer.with_truncation(None).map_err(|error| refused(error.to_string()))?;
+        tokenizer.with_padding(None);
+        let special = special_tokens(&name, &tokenizer)?;
+        let largest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
+        let vocab_size =
+            largest.checked_add(1).ok_or_else(|| refused(format!("its largest id is {largest}")))?;
+        let info = TokenizerInfo {
+            file: TOKENIZER_FILE.to_owned(),
+            blake3: blake3::hash(&bytes).to_hex().to_string(),
+            vocab_size,
+            model_vocab_size: TokenizerInfo::model_vocab_size(vocab_size),
+            special,
+        };
+        Ok(Self { name, bytes, tokenizer, info })
+    }
+
+    /// The file, or the name of the bundled tokenizer.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The file's content.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// What the manifest says of it.
+    pub fn info(&self) -> &TokenizerInfo {
+        &self.info
+    }
+
+    /// Bytes a token in shards: 2 where all ids fit, else 4.
+    pub fn token_bytes(&self) -> u8 {
+        if self.info.vocab_size <= 1 << 16 { 2 } else { 4 }
+    }
+
+    /// An encoder of its own for one worker.
+    pub fn encoder(&self) -> Box<dyn Encode> {
+        Box::new(Reference(self.tokenizer.clone()))
+    }
+
+    /// The text of token ids, as far as it can be told: an uncased vocabulary has lost the case.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] when it cannot decode.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, Error> {
+        let decoded = self.tokenizer.decode(ids, false);
+        decoded.map_err(|error| Error::Tokenizer { name: self.name.clone(), reason: error.to_string() })
+    }
+}
+
+fn special_tokens(name: &str, tokenizer: &Tokenizer) -> Result<SpecialTokens, Error> {
+    let mut missing = Vec::new();
+    let mut id = |token| {
+        tokenizer.token_to_id(token).unwrap_or_else(|| {
+            missing.push(token);
+            0
+        })
+    };
+    let special = SpecialTokens {
+        pad: id("[PAD]"),
+        unk: id("[UNK]"),
+        cls: id("[CLS]"),
+        sep: id("[SEP]"),
+        mask: id("[MASK]"),
+    };
+    if missing.is_empty() {
+        return Ok(special);
+    }
+    Err(Error::MissingSpecialTokens { name: name.to_owned(), missing: missing.join(", ") })
+}
+
+/// The `tokenizers` crate: every kind of tokenizer, and what all others are compared with.
+struct Reference(Tokenizer);
+
+impl Encode for Reference {
+    fn encode(&mut self, text: &str, ids: &mut Vec<u32>) -> Result<(), String> {
+        let encoding = self.0.encode_fast(text, false).map_err(|error| error.to_string())?;
+        ids.extend_from_slice(encoding.get_ids());
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The bundled file with something in it replaced.
+    fn altered(from: &str, to: &str) -> Result<TokenizerFile, Error> {
+        let text = std::str::from_utf8(BUNDLED).unwrap();
+        assert!(text.contains(from));
+        TokenizerFile::parse("t.json".to_owned(), Cow::Owned(text.replace(from, to).into_bytes()))
+    }
+
+    fn ids(file: &TokenizerFile, text: &str) -> Vec<u32> {
+        let mut ids = Vec::new();
+        file.encoder().encode(text, &mut ids).unwrap();
+        ids
+    }
+
+    #[test]
+    fn the_bundled_tokenizer_is_bert_base_uncased() {
+        let file = TokenizerFile::bundled().unwrap();
+        let info = file.info();
+        assert_eq!((info.vocab_size, info.model_vocab_size, file.token_bytes()), (30522, 30528, 2));
+        assert_eq!(info.special.ids(), [0, 100, 101, 102, 103]);
+        // The example of the BERT repository's README.
+        let tokens: Vec<_> = ids(&file, "John Johanson's house")
+            .into_iter()
+            .map(|id| file.tokenizer.id_to_token(id).unwrap())
+            .collect();
+        assert_eq!(tokens, ["john", "johan", "##son", "'", "s", "house"]);
+    }
+
+    #[test]
+    fn no_special_tokens_are_added_and_nothing_is_cut() {
+        let file = altered(
+            "\"truncation\": null",
+            "\"truncation\": {\"direction\":\"Right\",\"max_length\":4,\"strategy\":\"LongestFirst\",\"stride\":0}",
+        )
+        .unwrap();
+        assert_eq!(ids(&file, &"a ".repeat(1000)).len(), 1000);
+        assert!(ids(&file, " \n").is_empty());
+    }
+
+    #[test]
+    fn a_tokenizer_without_mask_is_refused_by_name() {
+        let error = altered("[MASK]", "<mask>").err().unwrap();
+        assert!(
+            error.to_string().starts_with("the tokenizer t.json has no [MASK]; a masked language model"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_no_tokenizer_is_refused() {
+        let parsed = TokenizerFile::parse("t.json".to_owned(), Cow::Borrowed(b"{\"a\": 1}"));
+        let error = parsed.err().unwrap().to_string();
+        assert!(error.starts_with("t.json is not a tokenizer that can be used: "), "{error}");
+    }
+}

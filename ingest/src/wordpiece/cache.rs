@@ -1,0 +1,241 @@
+//! From short byte strings to ids: a two-way set-associative cache of fixed size.
+//!
+//! A key is a string of up to fifteen bytes in two words, its length in the top byte; that covers 98.9 % of the
+//! whitespace-delimited chunks of English web text. One set is one cache line: two keys and two values. There is no
+//! pointer, no chain and no growth: a lookup reads one line, an insertion overwrites one of two entries, so memory is
+//! what was allocated at the start, whatever the text.
+//!
+//! Words of one occurrence keep streaming through. Three of four insertions into a full set therefore replace its
+//! second entry, so that a frequent word in the first survives them (Qureshi et al. 2007, bimodal insertion).
+//!
+//! Most of the cost of a lookup is waiting for memory. Lookups therefore come in batches whose lines are all
+//! requested first ([`Sets::touch`]), and the sets lie in huge pages where the system has them, which saves the
+//! page-table walks: 10 % of the whole encoder's time on a virtual machine.
+
+use std::hint::select_unpredictable;
+
+use memmap2::MmapMut;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// The longest string a key holds.
+pub(super) const MAX_KEY: usize = 15;
+
+/// Sets in a cache: 32 MiB, about a million entries. The distinct chunks of 200 MB of web text are 0.8 million.
+const SETS: usize = 1 << 19;
+
+/// Of so many insertions into full sets, one replaces the first entry.
+const PROMOTE_EVERY: u32 = 4;
+
+/// What [`Key::from_load`] takes as `case` to make keys blind to the case of ASCII letters.
+pub(super) const CASE: u64 = 0x2020_2020_2020_2020;
+
+/// A string of 1 to [`MAX_KEY`] bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub(super) struct Key {
+    low: u64,
+    high: u64,
+}
+
+/// What a string encodes to, if that fits sixteen bytes; see [`super::ids`].
+pub(super) type Value = [u16; 8];
+
+/// Which bytes of a sixteen-byte load belong to a key of a given length.
+static LENGTHS: [[u64; 2]; 16] = {
+    let mut masks = [[0; 2]; 16];
+    let mut len = 1;
+    while len < 16 {
+        let mask = (1u128 << (8 * len)) - 1;
+        masks[len] = [mask as u64, (mask >> 64) as u64];
+        len += 1;
+    }
+    masks
+};
+
+/// Lower-cases the ASCII letters among eight bytes by setting `case` in them.
+#[inline]
+fn fold(word: u64, case: u64) -> u64 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let low = word & (0x7f * ONES);
+    // The high bit of each byte: at least 'A', more than 'Z', ASCII.
+    let from_a = low + (0x80 - 0x41) * ONES;
+    let past_z = low + (0x80 - 0x5b) * ONES;
+    word | ((from_a & !past_z & !word & (0x80 * ONES)) >> 2) & case
+}
+
+impl Key {
+    /// The key of an entry that was never written.
+    const EMPTY: Key = Key { low: 0, high: 0 };
+
+    /// A key that no string has and no entry holds.
+    pub(super) const NONE: Key = Key { low: 0, high: 0x7f << 56 };
+
+    /// The key of the first `len` of sixteen loaded bytes; `len` is 1 to [`MAX_KEY`]. Letters are lower-cased by
+    /// setting the bit `case` in them (0x20, or 0 to keep them).
+    #[inline]
+    pub(super) fn from_load(load: [u8; 16], len: usize, case: u64) -> Key {
+        let load = u128::from_le_bytes(load);
+        let [low, high] = LENGTHS[len & 15];
+        let low = fold(load as u64 & low, case);
+        let high = fold((load >> 64) as u64 & high, case) | (len as u64) << 56;
+        Key { low, high }
+    }
+
+    /// The key of a short string.
+    #[inline]
+    pub(super) fn new(bytes: &[u8], case: u64) -> Key {
+        let mut load = [0; 16];
+        load[..bytes.len()].copy_from_slice(bytes);
+        Key::from_load(load, bytes.len(), case)
+    }
+
+    /// Multiply and fold, as in wyhash: one multiplication mixes both halves.
+    #[inline]
+    fn hash(self) -> u64 {
+        let product =
+            u128::from(self.low ^ 0x9e37_79b9_7f4a_7c15) * u128::from(self.high ^ 0xd6e8_feb8_6659_fd93);
+        (product >> 64) as u64 ^ product as u64
+    }
+}
+
+/// Two entries in a cache line, empty where the key is all zeros (no string has length zero).
+#[derive(Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C, align(64))]
+struct Set {
+    keys: [Key; 2],
+    values: [Value; 2],
+}
+
+/// Which set a key belongs to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slot(u32);
+
+impl Slot {
+    /// Some set, to initialise arrays with.
+    pub(super) const FIRST: Slot = Slot(0);
+}
+
+/// The cache of one worker.
+#[derive(Debug)]
+pub(super) struct Cache {
+    memory: MmapMut,
+    insertions: u32,
+}
+
+/// A cache's sets, for lookups.
+#[derive(Clone, Copy)]
+pub(super) struct Sets<'a>(&'a [Set; SETS]);
+
+impl Cache {
+    /// An empty cache. Pages become real as they are written.
+    pub(super) fn new() -> Cache {
+        let memory = MmapMut::map_anon(SETS * size_of::<Set>()).expect("32 MiB of address space are left");
+        // A wish: where it is not granted the cache works with small pages.
+        #[cfg(target_os = "linux")]
+        let _ = memory.advise(memmap2::Advice::HugePage);
+        Cache { memory, insertions: 0 }
+    }
+
+    /// The sets as they are now.
+    #[inline]
+    pub(super) fn sets(&self) -> Sets<'_> {
+        Sets(<[Set; SETS]>::ref_from_bytes(&self.memory).expect("a map is page-aligned and has this size"))
+    }
+
+    /// Which set `key` belongs to.
+    #[inline]
+    pub(super) fn slot(key: Key) -> Slot {
+        Slot(key.hash() as u32 & (SETS as u32 - 1))
+    }
+
+    /// Remembers that `key`, of set `slot`, has `value`.
+    #[inline]
+    pub(super) fn insert(&mut self, slot: Slot, key: Key, value: Value) {
+        let sets =
+            <[Set; SETS]>::mut_from_bytes(&mut self.memory).expect("a map is page-aligned and has this size");
+        let set = &mut sets[slot.0 as usize % SETS];
+        self.insertions = self.insertions.wrapping_add(1);
+        if set.keys[0] == Key::EMPTY {
+            set.keys[0] = key;
+            set.values[0] = value;
+            return;
+        }
+        if self.insertions.is_multiple_of(PROMOTE_EVERY) {
+            set.keys.swap(0, 1);
+            set.values.swap(0, 1);
+            set.keys[0] = key;
+            set.values[0] = value;
+        } else {
+            set.keys[1] = key;
+            set.values[1] = value;
+        }
+    }
+}
+
+impl<'a> Sets<'a> {
+    /// Reads one word of each slot's set and returns their exclusive or, for nothing but the reading: the loads do
+    /// not depend on each other, so the processor fetches many lines from memory at once.
+    #[inline]
+    pub(super) fn touch(self, slots: &[Slot]) -> u64 {
+        slots.iter().fold(0, |sum, slot| sum ^ self.0[slot.0 as usize % SETS].keys[0].low)
+    }
+
+    /// The value of `key`, if it is in set `slot`.
+    #[inline]
+    pub(super) fn get(self, slot: Slot, key: Key) -> Option<&'a Value> {
+        let set = &self.0[slot.0 as usize % SETS];
+        // Without branches but for the last: which of the two entries it is cannot be predicted.
+        let differs = |other: Key| (other.low ^ key.low) | (other.high ^ key.high);
+        let (first, second) = (differs(set.keys[0]) == 0, differs(set.keys[1]) == 0);
+        if first | second { Some(select_unpredictable(second, &set.values[1], &set.values[0])) } else { None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_folds_letters_and_nothing_else() {
+        for byte in 0..=255u8 {
+            for (case, expected) in [(0, byte), (CASE, byte.to_ascii_lowercase())] {
+                for place in 0..MAX_KEY {
+                    let mut bytes = [b'Z'.wrapping_add(byte); MAX_KEY];
+                    bytes[place] = byte;
+                    let mut folded = bytes.map(|b| if case == 0 { b } else { b.to_ascii_lowercase() });
+                    folded[place] = expected;
+                    assert_eq!(Key::new(&bytes, case), Key::new(&folded, 0), "byte {byte} at {place}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn strings_that_differ_in_length_or_in_bytes_behind_the_end_have_their_own_keys() {
+        assert_ne!(Key::new(b"a", 0), Key::new(b"a\0", 0));
+        assert_ne!(Key::new(b"\0", 0), Key::EMPTY);
+        let mut load = *b"abcdefghijklmnop";
+        let key = Key::from_load(load, 3, 0);
+        load[3] = b'x';
+        assert_eq!(key, Key::from_load(load, 3, 0));
+        assert_eq!(key, Key::new(b"abc", 0));
+    }
+
+    #[test]
+    fn entries_are_found_until_replaced_and_a_set_keeps_two() {
+        let mut cache = Cache::new();
+        let slot = Slot(7);
+        let keys: Vec<Key> = (0..40u8).map(|i| Key::new(&[b'k', i], 0)).collect();
+        for (i, &key) in keys.iter().enumerate() {
+            cache.insert(slot, key, [i as u16; 8]);
+            assert_eq!(cache.sets().get(slot, key), Some(&[i as u16; 8]), "the newest is there");
+        }
+        let kept: Vec<usize> = (0..40).filter(|&i| cache.sets().get(slot, keys[i]).is_some()).collect();
+        assert_eq!(kept.len(), 2);
+        for i in kept {
+            assert_eq!(cache.sets().get(slot, keys[i]), Some(&[i as u16; 8]));
+        }
+        assert_eq!(cache.sets().get(slot, Key::NONE), None);
+        assert_eq!(cache.sets().get(Slot(8), Key::NONE), None, "an empty set has no entries");
+    }
+}

@@ -1,0 +1,100 @@
+//! The pipeline proper on a piece of text without added tokens: normalise, cut into pre-tokens, WordPiece.
+//!
+//! ASCII goes through a table of 128 entries, anything else through [`super::normalize`].
+//!
+//! Pieces too long for the cache are mostly several words ("self-explanatory", addresses). Their ASCII words are
+//! looked up in the same cache as raw chunks: such a word holds no punctuation, is already in the case the normalizer
+//! gives it and normalises to itself, so as a raw chunk it encodes to the same ids, provided no added token could be
+//! found in it ([`Definition::words_are_chunks`]).
+
+use super::cache::{Cache, Key, MAX_KEY};
+use super::classes::Class;
+use super::definition::Definition;
+use super::ids::{UNPACKED, pack, unpack};
+use super::normalize::Ascii;
+
+/// Buffers that keep their capacity from piece to piece.
+#[derive(Debug, Default)]
+pub(super) struct Pieces {
+    word: Vec<u8>,
+    run: String,
+    normalized: String,
+}
+
+impl Pieces {
+    /// Appends the ids of `piece` to `ids`.
+    pub(super) fn push<const NARROW: bool>(
+        &mut self,
+        definition: &Definition,
+        cache: &mut Cache,
+        piece: &str,
+        ids: &mut Vec<u32>,
+    ) {
+        if !piece.is_ascii() {
+            return self.push_unicode(definition, piece, ids);
+        }
+        let cached = piece.len() > MAX_KEY && definition.words_are_chunks;
+        let mut push_word = |word: &mut Vec<u8>, ids: &mut Vec<u32>| {
+            if cached && (1..=MAX_KEY).contains(&word.len()) {
+                push_cached::<NARROW>(definition, cache, word, ids);
+            } else {
+                definition.push_word(word, ids);
+            }
+            word.clear();
+        };
+        let word = &mut self.word;
+        word.clear();
+        for &byte in piece.as_bytes() {
+            match definition.ascii[usize::from(byte)] {
+                Ascii::Word(byte) => word.push(byte),
+                Ascii::Deleted => {}
+                Ascii::Space => push_word(word, ids),
+                Ascii::Punctuation(byte) => {
+                    push_word(word, ids);
+                    definition.push_word(&[byte], ids);
+                }
+            }
+        }
+        push_word(word, ids);
+    }
+
+    fn push_unicode(&mut self, definition: &Definition, piece: &str, ids: &mut Vec<u32>) {
+        let Pieces { run, normalized, .. } = self;
+        normalized.clear();
+        definition.normalizer.push(piece, run, normalized);
+        let bytes = normalized.as_bytes();
+        let mut start = 0;
+        for (at, c) in normalized.char_indices() {
+            let class = Class::of(c);
+            if class.is(Class::SPACE.or(Class::PUNCTUATION)) {
+                definition.push_word(&bytes[start..at], ids);
+                start = at + c.len_utf8();
+                if !class.is(Class::SPACE) {
+                    definition.push_word(&bytes[at..start], ids);
+                }
+            }
+        }
+        definition.push_word(&bytes[start..], ids);
+    }
+}
+
+fn push_cached<const NARROW: bool>(
+    definition: &Definition,
+    cache: &mut Cache,
+    word: &[u8],
+    ids: &mut Vec<u32>,
+) {
+    let key = Key::new(word, 0);
+    let slot = Cache::slot(key);
+    if let Some(value) = cache.sets().get(slot, key) {
+        let mut unpacked = [0; UNPACKED];
+        let count = unpack(value, NARROW, &mut unpacked);
+        ids.extend_from_slice(&unpacked[..count]);
+        return;
+    }
+    let before = ids.len();
+    definition.push_word(word, ids);
+    if let Some(value) = pack(&ids[before..], NARROW) {
+        cache.insert(slot, key, value);
+    }
+}

@@ -1,0 +1,389 @@
+//! Unpadded masked batches: samples gathered from the map, masked, and cut into micro-batches by a budget of tokens.
+
+use std::ops::Range;
+
+use crate::config::{LoaderConfig, MaskRate};
+use crate::corpus::{FRAME_TOKENS, Samples};
+use crate::error::Error;
+use crate::mask::{Draw, Masker, Room};
+use crate::plan::{Plan, SampleId, share};
+use crate::shard::Tokens;
+use crate::slot::{Buffer, Cutter, Region};
+
+/// The shortest sample: `[CLS]`, a token, `[SEP]`.
+const FEWEST_TOKENS: usize = FRAME_TOKENS + 1;
+
+/// Samples that are looked up before the first of them is masked, so that their pages and cache lines arrive together.
+const AHEAD: usize = 16;
+
+/// Samples laid end to end without padding, for one pass through the model. `T` tokens, `B` samples, `M` masked tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MicroBatch {
+    /// What the model sees, `[T]`.
+    pub input_ids: Buffer<i32>,
+    /// Where each sample begins, then `T`: `[B + 1]`.
+    pub cu_seqlens: Buffer<i32>,
+    /// Tokens of the longest sample.
+    pub max_seqlen: usize,
+    /// Indices into `input_ids` of the tokens to predict, rising, `[M]`.
+    pub masked_positions: Buffer<i64>,
+    /// The tokens to predict, `[M]`.
+    pub labels: Buffer<i64>,
+}
+
+impl MicroBatch {
+    /// Number of tokens, `T`.
+    pub fn tokens(&self) -> usize {
+        self.input_ids.len()
+    }
+
+    /// Number of samples, `B`.
+    pub fn samples(&self) -> usize {
+        self.cu_seqlens.len().saturating_sub(1)
+    }
+
+    /// One without samples, in ordinary memory.
+    pub(crate) fn with_room_for(size: MicroBatchSize) -> Result<Self, Error> {
+        let bytes = Cutter::bytes_for(size.buffers());
+        let region = Region::plain(bytes).map_err(|source| Error::Memory { bytes, source })?;
+        Ok(Self::cut(&mut Cutter::new(region), size))
+    }
+
+    fn cut(cutter: &mut Cutter, size: MicroBatchSize) -> Self {
+        let mut batch = Self {
+            input_ids: cutter.cut(size.tokens),
+            cu_seqlens: cutter.cut(size.samples + 1),
+            max_seqlen: 0,
+            masked_positions: cutter.cut(size.tokens),
+            labels: cutter.cut(size.tokens),
+        };
+        batch.clear();
+        batch
+    }
+
+    /// Empties it and keeps its memory.
+    fn clear(&mut self) {
+        self.input_ids.clear();
+        self.cu_seqlens.clear();
+        self.cu_seqlens.push(0);
+        self.max_seqlen = 0;
+        self.masked_positions.clear();
+        self.labels.clear();
+    }
+}
+
+/// What one micro-batch has room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MicroBatchSize {
+    tokens: usize,
+    samples: usize,
+}
+
+impl MicroBatchSize {
+    /// Enough for a budget of tokens, of which up to `samples` samples of up to `seq_len` tokens make use.
+    pub(crate) fn of(micro_batch_tokens: usize, samples: usize, seq_len: usize) -> Self {
+        let tokens = micro_batch_tokens.min(samples.saturating_mul(seq_len)).max(seq_len);
+        Self { tokens, samples: samples.min(tokens / FEWEST_TOKENS).max(1) }
+    }
+
+    /// Bytes of each buffer.
+    fn buffers(self) -> [usize; 4] {
+        [4 * self.tokens, 4 * (self.samples + 1), 8 * self.tokens, 8 * self.tokens]
+    }
+}
+
+/// What the slot of a step has room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SlotSize {
+    micro_batches: usize,
+    each: MicroBatchSize,
+}
+
+impl SlotSize {
+    /// Enough for `samples` samples of up to `seq_len` tokens, however long each is.
+    fn of(micro_batch_tokens: usize, samples: usize, seq_len: usize) -> Self {
+        let each = MicroBatchSize::of(micro_batch_tokens, samples, seq_len);
+        // All but the last are filled until the next sample does not fit, so to more than the budget less a sample.
+        let least = (micro_batch_tokens.saturating_add(1)).saturating_sub(seq_len).max(FEWEST_TOKENS);
+        let micro_batches = samples.min(samples.saturating_mul(seq_len) / least + 1);
+        Self { micro_batches, each }
+    }
+
+    /// Bytes of the slot's memory.
+    pub(crate) fn bytes(self) -> usize {
+        Cutter::bytes_for(self.each.buffers()).saturating_mul(self.micro_batches)
+    }
+}
+
+/// The batch of one step: this rank's micro-batches, and counts of the global batch.
+#[derive(Debug)]
+pub struct StepBatch {
+    /// The step, counted from 0.
+    pub step: u64,
+    /// The epoch of the global batch's first sample, counted from 0.
+    pub epoch: u64,
+    /// The fraction of tokens chosen for prediction at this step.
+    pub mask_rate: f64,
+    /// The part of the global batch that is this rank's. Never empty.
+    pub micro_batches: Vec<MicroBatch>,
+    /// Masked tokens of the global batch, over all ranks: what the loss is divided by.
+    pub masked_tokens: u64,
+    /// Samples of the global batch, over all ranks.
+    pub samples: u64,
+    /// Tokens of the global batch, over all ranks, special tokens included.
+    pub tokens: u64,
+    /// Memory for micro-batches that this step does not need.
+    spare: Vec<MicroBatch>,
+}
+
+impl StepBatch {
+    /// An empty one within a slot's memory.
+    ///
+    /// # Panics
+    /// When the region is smaller than `size` says.
+    pub(crate) fn within(region: Region, size: SlotSize) -> Self {
+        let mut cutter = Cutter::new(region);
+        let spare = (0..size.micro_batches).map(|_| MicroBatch::cut(&mut cutter, size.each)).collect();
+        Self {
+            step: 0,
+            epoch: 0,
+            mask_rate: 0.0,
+            micro_batches: Vec::with_capacity(size.micro_batches),
+            masked_tokens: 0,
+            samples: 0,
+            tokens: 0,
+            spare,
+        }
+    }
+
+    /// The micro-batch that is being filled, after the ones before it are full.
+    fn begin_micro_batch(&mut self) -> &mut MicroBatch {
+        let mut next = self.spare.pop().expect("a slot has room for its samples however they are cut");
+        next.clear();
+        self.micro_batches.push_mut(next)
+    }
+
+    /// Makes all its memory spare.
+    fn clear(&mut self) {
+        while let Some(used) = self.micro_batches.pop() {
+            self.spare.push(used);
+        }
+    }
+}
+
+/// A copy in ordinary memory.
+impl Clone for StepBatch {
+    fn clone(&self) -> Self {
+        Self { micro_batches: self.micro_batches.clone(), spare: Vec::new(), ..*self }
+    }
+}
+
+/// Spare memory is no part of the batch.
+impl PartialEq for StepBatch {
+    fn eq(&self, other: &Self) -> bool {
+        let counts = |batch: &Self| {
+            (batch.step, batch.epoch, batch.mask_rate, batch.masked_tokens, batch.samples, batch.tokens)
+        };
+        counts(self) == counts(other) && self.micro_batches == other.micro_batches
+    }
+}
+
+/// Appends masked samples to micro-batches.
+#[derive(Clone, Debug)]
+pub(crate) struct Assembler {
+    samples: Samples,
+    masker: Masker,
+    vocab_size: u32,
+    cls: i32,
+    sep: i32,
+    micro_batch_tokens: usize,
+}
+
+impl Assembler {
+    pub(crate) fn new(samples: Samples, seed: u64, micro_batch_tokens: usize) -> Self {
+        let tokenizer = samples.corpus().tokenizer();
+        Self {
+            masker: Masker::new(seed, tokenizer),
+            vocab_size: tokenizer.vocab_size,
+            cls: tokenizer.special.cls as i32,
+            sep: tokenizer.special.sep as i32,
+            micro_batch_tokens,
+            samples,
+        }
+    }
+
+    /// The text of a sample.
+    pub(crate) fn text(&self, id: SampleId) -> Result<Tokens<'_>, Error> {
+        self.samples.get(id.sample)
+    }
+
+    /// Whether a text fits into the budget of a micro-batch. An empty micro-batch takes any.
+    pub(crate) fn fits(&self, text: Tokens<'_>, batch: &MicroBatch) -> bool {
+        batch.tokens() == 0 || batch.tokens() + text.len() + FRAME_TOKENS <= self.micro_batch_tokens
+    }
+
+    /// Appends a sample, masked.
+    pub(crate) fn push(
+        &self,
+        draw: &Draw,
+        id: SampleId,
+        text: Tokens<'_>,
+        batch: &mut MicroBatch,
+    ) -> Result<(), Error> {
+        let (len, first) = (text.len(), batch.tokens() + 1);
+        let ids = batch.input_ids.grow(len + FRAME_TOKENS);
+        ids[0] = self.cls;
+        ids[len + 1] = self.sep;
+        let before = batch.labels.len();
+        let room = Room {
+            ids: &mut ids[1..=len],
+            positions: batch.masked_positions.grow(len),
+            labels: batch.labels.grow(len),
+        };
+        let masked = self.masker.mask(draw, id, text, first, room);
+        if masked.largest >= self.vocab_size {
+            return Err(self.samples.outside_vocabulary(id.sample, masked.largest)?);
+        }
+        batch.masked_positions.truncate(before + masked.chosen);
+        batch.labels.truncate(before + masked.chosen);
+        batch.cu_seqlens.push(batch.input_ids.len() as i32);
+        batch.max_seqlen = batch.max_seqlen.max(len + FRAME_TOKENS);
+        Ok(())
+    }
+
+    /// The tokens of a sample and how many of them masking chooses.
+    fn count(&self, draw: &Draw, id: SampleId, text: Tokens<'_>) -> Result<(u64, u64), Error> {
+        let masked = self.masker.count(draw, id, text);
+        if masked.largest >= self.vocab_size {
+            return Err(self.samples.outside_vocabulary(id.sample, masked.largest)?);
+        }
+        Ok(((text.len() + FRAME_TOKENS) as u64, masked.chosen as u64))
+    }
+
+    /// Calls `each` for the samples in order, a few of them looked up at a time.
+    fn for_each(
+        &self,
+        ids: &[SampleId],
+        mut each: impl FnMut(SampleId, Tokens<'_>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        for ids in ids.chunks(AHEAD) {
+            let mut texts = [Tokens::U16(&[]); AHEAD];
+            for (text, id) in texts.iter_mut().zip(ids) {
+                *text = self.text(*id)?;
+            }
+            texts[..ids.len()].iter().for_each(Tokens::touch);
+            for (id, text) in ids.iter().zip(texts) {
+                each(*id, text)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Builds the batch of any step: a pure function of the step, but for the memory it reuses.
+#[derive(Clone, Debug)]
+pub(crate) struct StepBuilder {
+    assembler: Assembler,
+    plan: Plan,
+    mask_rate: MaskRate,
+    /// This rank's part of the global batch.
+    share: Range<usize>,
+    slot_size: SlotSize,
+    ids: Vec<SampleId>,
+}
+
+impl StepBuilder {
+    pub(crate) fn new(
+        samples: Samples,
+        config: &LoaderConfig,
+        rank: usize,
+        world_size: usize,
+    ) -> Result<Self, Error> {
+        let share = share(config.batch_size, rank, world_size)?;
+        Ok(Self {
+            plan: Plan::new(samples.len(), config)?,
+            slot_size: SlotSize::of(config.micro_batch_tokens, share.len(), samples.seq_len()),
+            assembler: Assembler::new(samples, config.seed, config.micro_batch_tokens),
+            mask_rate: config.mask_rate,
+            share,
+            ids: Vec::new(),
+        })
+    }
+
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The memory that [`build`](StepBuilder::build) needs.
+    pub(crate) fn slot_size(&self) -> SlotSize {
+        self.slot_size
+    }
+
+    /// Makes `batch` the batch of a step.
+    pub(crate) fn build(&mut self, step: u64, batch: &mut StepBatch) -> Result<(), Error> {
+        self.plan.samples_in(step, &mut self.ids);
+        let rate = self.mask_rate.at(step);
+        let draw = Draw::at(rate);
+        let assembler = &self.assembler;
+
+        batch.clear();
+        assembler.for_each(&self.ids[self.share.clone()], |id, text| {
+            let micro_batch = match batch.micro_batches.last_mut() {
+                Some(last) if assembler.fits(text, last) => last,
+                _ => batch.begin_micro_batch(),
+            };
+            assembler.push(&draw, id, text, micro_batch)
+        })?;
+        let (mut tokens, mut masked_tokens) = (0, 0);
+        for micro_batch in &batch.micro_batches {
+            tokens += micro_batch.input_ids.len() as u64;
+            masked_tokens += micro_batch.labels.len() as u64;
+        }
+        // The loss is divided by the masked tokens of all ranks. Counting them here costs each rank a fraction of what
+        // one worker can do, and saves the trainer a message between all ranks at every step.
+        for others in [&self.ids[..self.share.start], &self.ids[self.share.end..]] {
+            assembler.for_each(others, |id, text| {
+                let (sample_tokens, sample_masked) = assembler.count(&draw, id, text)?;
+                tokens += sample_tokens;
+                masked_tokens += sample_masked;
+                Ok(())
+            })?;
+        }
+        batch.step = step;
+        batch.epoch = self.plan.epoch(step);
+        batch.mask_rate = rate;
+        batch.masked_tokens = masked_tokens;
+        batch.samples = self.ids.len() as u64;
+        batch.tokens = tokens;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Whatever the lengths of the samples and the budget, the cuts fit the slot.
+        #[test]
+        fn a_slot_has_room_for_every_cut(
+            seq_len in 3..40usize, budget in 1..200usize, lengths in vec(any::<usize>(), 1..60),
+        ) {
+            let lengths: Vec<usize> =
+                lengths.into_iter().map(|len| FEWEST_TOKENS + len % (seq_len - FRAME_TOKENS)).collect();
+            let size = SlotSize::of(budget, lengths.len(), seq_len);
+            let (mut micro_batches, mut tokens, mut samples) = (0, 0, 0);
+            for len in lengths {
+                if micro_batches == 0 || tokens + len > budget {
+                    (micro_batches, tokens, samples) = (micro_batches + 1, 0, 0);
+                }
+                (tokens, samples) = (tokens + len, samples + 1);
+                prop_assert!(tokens <= size.each.tokens && samples <= size.each.samples);
+            }
+            prop_assert!(micro_batches <= size.micro_batches);
+        }
+    }
+}

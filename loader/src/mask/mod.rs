@@ -1,0 +1,381 @@
+//! Which tokens a model must predict and what it sees in their place: BERT's 80/10/10 rule (Devlin et al., 2019), with
+//! the details of Hugging Face's `DataCollatorForLanguageModeling`.
+//!
+//! Each token is chosen with the same probability, special tokens never. Of the chosen, 80 % become `[MASK]`, 10 % a
+//! token drawn uniformly from the whole real vocabulary (special ids and the token itself included, the model's padding
+//! ids not), 10 % stay. The label is the original token.
+//!
+//! The mask of a sample is a pure function of seed, epoch, sample number and rate: it does not depend on the batch that
+//! the sample is in. One random word of 32 bits decides for a token: below `rate * 2^32` it is chosen, where below says
+//! what becomes of it, and its place among those that stand for a replacement is the replacement. So a token chosen at
+//! one rate is also chosen at every higher rate. Which word is which token's is laid out in
+//! [`Purpose`](crate::philox).
+//!
+//! `portable` is the definition; `avx2` computes the same bits eight tokens at a time.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod portable;
+
+use crate::philox::{Key, LANES, Purpose};
+use crate::plan::SampleId;
+use crate::shard::{SpecialTokens, TokenizerInfo, Tokens};
+
+/// Tokens that share eight blocks of random words.
+const CHUNK: usize = 4 * LANES;
+
+/// Fewest of the 2^32 random words that choose a token, so that each of the three outcomes has one at least.
+const FEWEST_WORDS: u64 = 10;
+
+/// Masks samples of one vocabulary under one seed.
+#[derive(Clone, Debug)]
+pub struct Masker {
+    rule: Rule,
+    #[cfg(target_arch = "x86_64")]
+    avx2: Option<avx2::Avx2>,
+}
+
+/// What masking a sample found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Masked {
+    /// Number of tokens chosen for prediction.
+    pub chosen: usize,
+    /// The largest token id of the text. When it is outside the vocabulary, so is some label.
+    pub largest: u32,
+}
+
+/// Where a masked sample goes.
+#[derive(Debug)]
+pub struct Room<'a> {
+    /// What the model sees, one for each token of the text.
+    pub ids: &'a mut [i32],
+    /// Positions of the chosen tokens, rising: room for as many as there are tokens. What stands behind the chosen ones
+    /// afterwards has no meaning.
+    pub positions: &'a mut [i64],
+    /// The tokens to predict there; the same holds.
+    pub labels: &'a mut [i64],
+}
+
+/// What does not change from sample to sample.
+#[derive(Clone, Debug)]
+struct Rule {
+    key: Key,
+    vocab_size: u32,
+    special: [u32; 5],
+    mask: u32,
+}
+
+impl Rule {
+    #[inline(always)]
+    fn is_special(&self, token: u32) -> bool {
+        self.special.iter().fold(false, |found, special| found | (token == *special))
+    }
+}
+
+impl Masker {
+    /// A masker for the ids of a tokenizer.
+    pub fn new(seed: u64, tokenizer: &TokenizerInfo) -> Self {
+        let special: &SpecialTokens = &tokenizer.special;
+        let key = Key::derive(seed, Purpose::Mask);
+        let rule = Rule { key, vocab_size: tokenizer.vocab_size, special: special.ids(), mask: special.mask };
+        Self {
+            rule,
+            #[cfg(target_arch = "x86_64")]
+            avx2: avx2::Avx2::detect(),
+        }
+    }
+
+    /// The same, without the instructions that only some processors have.
+    pub fn portable(self) -> Self {
+        Self {
+            #[cfg(target_arch = "x86_64")]
+            avx2: None,
+            ..self
+        }
+    }
+
+    /// Masks the text of a sample. `first` is added to the positions.
+    ///
+    /// # Panics
+    /// When the room is smaller than the text.
+    pub fn mask(&self, draw: &Draw, id: SampleId, text: Tokens<'_>, first: usize, room: Room<'_>) -> Masked {
+        let len = text.len();
+        let room = Room {
+            ids: &mut room.ids[..len],
+            positions: &mut room.positions[..len],
+            labels: &mut room.labels[..len],
+        };
+        let counter = counter(id);
+        #[cfg(target_arch = "x86_64")]
+        if let Some(avx2) = self.avx2 {
+            return match text {
+                Tokens::U16(text) => avx2.mask(&self.rule, draw, counter, text, first, room),
+                Tokens::U32(text) => avx2.mask(&self.rule, draw, counter, text, first, room),
+            };
+        }
+        match text {
+            Tokens::U16(text) => portable::mask(&self.rule, draw, counter, text, first, room),
+            Tokens::U32(text) => portable::mask(&self.rule, draw, counter, text, first, room),
+        }
+    }
+
+    /// What [`mask`](Masker::mask) would find, without writing anything.
+    pub fn count(&self, draw: &Draw, id: SampleId, text: Tokens<'_>) -> Masked {
+        let counter = counter(id);
+        #[cfg(target_arch = "x86_64")]
+        if let Some(avx2) = self.avx2 {
+            return match text {
+                Tokens::U16(text) => avx2.count(&self.rule, draw, counter, text),
+                Tokens::U32(text) => avx2.count(&self.rule, draw, counter, text),
+            };
+        }
+        match text {
+            Tokens::U16(text) => portable::count(&self.rule, draw, counter, text),
+            Tokens::U32(text) => portable::count(&self.rule, draw, counter, text),
+        }
+    }
+}
+
+/// The words of a sample's counters that follow the block.
+fn counter(id: SampleId) -> [u32; 3] {
+    [id.epoch as u32, id.sample as u32, (id.sample >> 32) as u32]
+}
+
+/// The bounds that a random word of 32 bits is held against, for one rate. Each is the last word that it lets through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draw {
+    /// Up to it, the token becomes `[MASK]`.
+    mask_last: u32,
+    /// Above `mask_last` and up to it, the token becomes a random one.
+    random_last: u32,
+    /// Up to it, the token is chosen.
+    chosen_last: u32,
+}
+
+impl Draw {
+    /// The bounds for the fraction of tokens to choose, above 0 and up to 1. Rates below 2.4e-9 count as that.
+    pub fn at(rate: f64) -> Self {
+        let chosen = ((rate * 2f64.powi(32)).round() as u64).clamp(FEWEST_WORDS, 1 << 32);
+        let last = |words: u64| (words - 1) as u32;
+        Self {
+            mask_last: last(chosen * 8 / 10),
+            random_last: last(chosen * 9 / 10),
+            chosen_last: last(chosen),
+        }
+    }
+
+    /// The token that a word between `mask_last` and `random_last` stands for. At rate 0.3 and 30,522 ids, 4,221 or
+    /// 4,222 words stand for each.
+    #[inline(always)]
+    fn replacement(&self, word: u32, vocab_size: u32) -> u32 {
+        let (index, words) = (word - self.mask_last - 1, self.random_last - self.mask_last);
+        (u64::from(index) * u64::from(vocab_size) / u64::from(words)) as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const VOCAB: u32 = 30_522;
+
+    fn tokenizer(vocab_size: u32) -> TokenizerInfo {
+        TokenizerInfo {
+            file: "tokenizer.json".into(),
+            blake3: String::new(),
+            vocab_size,
+            model_vocab_size: TokenizerInfo::model_vocab_size(vocab_size),
+            special: SpecialTokens { pad: 0, unk: 100, cls: 101, sep: 102, mask: 103 },
+        }
+    }
+
+    /// The text of a sample: 126 tokens, none of them special.
+    fn sample(number: u64) -> Vec<u16> {
+        (0..126).map(|i| 1000 + ((number * 126 + i) * 2_654_435_761 % 29_000) as u16).collect()
+    }
+
+    /// What the model sees, and the chosen positions with their labels.
+    type Seen = (Vec<i32>, Vec<(usize, i64)>);
+
+    fn mask(masker: &Masker, rate: f64, id: SampleId, text: Tokens<'_>, first: usize) -> Seen {
+        let len = text.len();
+        let (mut ids, mut positions, mut labels) = (vec![-1; len], vec![-1; len], vec![-1; len]);
+        let room = Room { ids: &mut ids, positions: &mut positions, labels: &mut labels };
+        let masked = masker.mask(&Draw::at(rate), id, text, first, room);
+        assert_eq!(masker.count(&Draw::at(rate), id, text), masked);
+        assert_eq!(masked.largest, text.iter().max().unwrap_or(0));
+        let choices = positions.into_iter().map(|position| position as usize).zip(labels);
+        (ids, choices.take(masked.chosen).collect())
+    }
+
+    fn masked(masker: &Masker, rate: f64, epoch: u64, number: u64, text: &[u16]) -> Seen {
+        mask(masker, rate, SampleId { epoch, sample: number }, Tokens::U16(text), 0)
+    }
+
+    /// Fails when `count` of `trials` is improbable for probability `p`: five standard deviations, which a right
+    /// program passes all but once in 1.7 million.
+    fn assert_rate(what: &str, count: u64, trials: u64, p: f64) {
+        let (mean, deviation) = (trials as f64 * p, (trials as f64 * p * (1.0 - p)).sqrt());
+        let off = (count as f64 - mean) / deviation;
+        assert!(
+            off.abs() < 5.0,
+            "{what}: {count} of {trials}, expected {mean:.0}, off by {off:.1} deviations"
+        );
+    }
+
+    #[test]
+    fn rates_of_choice_and_of_what_becomes_of_the_chosen() {
+        let masker = Masker::new(1, &tokenizer(VOCAB));
+        for rate in [0.15, 0.30, 1.0] {
+            let (mut tokens, mut chosen, mut hidden, mut kept) = (0, 0, 0, 0);
+            for number in 0..2000 {
+                let text = sample(number);
+                let (ids, choices) = masked(&masker, rate, 0, number, &text);
+                tokens += text.len() as u64;
+                chosen += choices.len() as u64;
+                for (at, label) in choices {
+                    assert_eq!(label, i64::from(text[at]));
+                    hidden += u64::from(ids[at] == 103);
+                    kept += u64::from(ids[at] == i32::from(text[at]));
+                }
+            }
+            // A random token is [MASK], or the token itself, with probability 1 / 30522 each.
+            let lucky = 0.1 / f64::from(VOCAB);
+            if rate < 1.0 {
+                assert_rate("chosen", chosen, tokens, rate);
+            } else {
+                assert_eq!(chosen, tokens);
+            }
+            assert_rate("become [MASK]", hidden, chosen, 0.8 + lucky);
+            assert_rate("stay", kept, chosen, 0.1 + lucky);
+        }
+    }
+
+    #[test]
+    fn what_is_not_chosen_stays_and_positions_rise() {
+        let masker = Masker::new(2, &tokenizer(VOCAB));
+        for number in 0..100 {
+            let text = sample(number);
+            let (ids, choices) = masked(&masker, 0.3, 1, number, &text);
+            assert!(choices.windows(2).all(|pair| pair[0].0 < pair[1].0));
+            let chosen: Vec<usize> = choices.iter().map(|(at, _)| *at).collect();
+            for at in (0..ids.len()).filter(|at| !chosen.contains(at)) {
+                assert_eq!(ids[at], i32::from(text[at]));
+            }
+        }
+    }
+
+    #[test]
+    fn special_tokens_are_never_chosen() {
+        let masker = Masker::new(3, &tokenizer(VOCAB));
+        let text: Vec<u16> = (0..60).map(|i| [0, 100, 101, 102, 103, 5000][i % 6]).collect();
+        for number in 0..200 {
+            let (ids, choices) = masked(&masker, 1.0, 0, number, &text);
+            assert_eq!(choices.len(), 10);
+            assert!(choices.iter().all(|(at, label)| *label == 5000 && at % 6 == 5));
+            assert!(ids.iter().zip(&text).all(|(id, token)| *token == 5000 || *id == i32::from(*token)));
+        }
+    }
+
+    /// Over a vocabulary of 120 ids: every id, special ones too, is equally likely, and none beyond the real vocabulary
+    /// (the model has 128) ever appears. Five standard deviations of chi-square.
+    #[test]
+    fn replacements_are_uniform_over_the_real_vocabulary() {
+        let masker = Masker::new(4, &tokenizer(120));
+        let mut counts = [0u64; 128];
+        for number in 0..4000 {
+            let (ids, _) = masked(&masker, 1.0, 0, number, &[110; 126]);
+            ids.iter().for_each(|id| counts[*id as usize] += 1);
+        }
+        assert_eq!(counts[120..], [0; 8]);
+        // 103 is also the mask, 110 also what stays: the other 118 are hit by replacement alone.
+        let others: Vec<f64> =
+            (0..120).filter(|id| ![103, 110].contains(id)).map(|id: usize| counts[id] as f64).collect();
+        let total: f64 = others.iter().sum();
+        assert_rate("replaced by another", total as u64, 4000 * 126, 0.1 * 118.0 / 120.0);
+        let expected = total / others.len() as f64;
+        let chi2: f64 = others.iter().map(|count| (count - expected).powi(2) / expected).sum();
+        let freedom = others.len() as f64 - 1.0;
+        assert!((chi2 - freedom).abs() < 5.0 * (2.0 * freedom).sqrt(), "chi-square {chi2} of {freedom}");
+    }
+
+    #[test]
+    fn replacements_reach_both_ends_of_the_vocabulary_and_no_further() {
+        for (rate, vocab_size) in [(0.3, 30_522), (1.0, 250_002), (0.15, 1 << 31), (1e-12, 30_522)] {
+            let draw = Draw::at(rate);
+            assert_eq!(draw.replacement(draw.mask_last + 1, vocab_size), 0);
+            let last = draw.replacement(draw.random_last, vocab_size);
+            let words = draw.random_last - draw.mask_last;
+            assert!(last < vocab_size && vocab_size - last <= vocab_size / words + 1, "{last} {vocab_size}");
+        }
+    }
+
+    /// Choices at neighbouring positions, neighbouring samples and consecutive epochs coincide as independent ones do,
+    /// and so do those of tokens whose words come from the same block, eight positions apart.
+    #[test]
+    fn choices_are_independent_of_their_neighbours() {
+        let masker = Masker::new(5, &tokenizer(VOCAB));
+        let pattern = |epoch, number| {
+            let mut chosen = [false; 126];
+            for (at, _) in masked(&masker, 0.3, epoch, number, &sample(number)).1 {
+                chosen[at] = true;
+            }
+            chosen
+        };
+        let both = |a: &[bool], b: &[bool]| a.iter().zip(b).filter(|(a, b)| **a && **b).count() as u64;
+        let (mut neighbours, mut blocks, mut samples, mut epochs) = (0, 0, 0, 0);
+        for number in 0..2000 {
+            let here = pattern(0, 2 * number);
+            neighbours += both(&here[..125], &here[1..]);
+            blocks += both(&here[..118], &here[8..]);
+            samples += both(&here, &pattern(0, 2 * number + 1));
+            epochs += both(&here, &pattern(1, 2 * number));
+        }
+        assert_rate("neighbouring positions", neighbours, 2000 * 125, 0.09);
+        assert_rate("positions eight apart", blocks, 2000 * 118, 0.09);
+        assert_rate("neighbouring samples", samples, 2000 * 126, 0.09);
+        assert_rate("consecutive epochs", epochs, 2000 * 126, 0.09);
+    }
+
+    #[test]
+    fn a_higher_rate_only_adds_choices() {
+        let masker = Masker::new(6, &tokenizer(VOCAB));
+        let (_, low) = masked(&masker, 0.15, 0, 1, &sample(1));
+        let (_, high) = masked(&masker, 0.30, 0, 1, &sample(1));
+        assert!(low.len() < high.len() && low.iter().all(|choice| high.contains(choice)));
+    }
+
+    #[test]
+    fn seeds_and_far_samples_have_masks_of_their_own() {
+        let at = |seed, epoch, number| {
+            masked(&Masker::new(seed, &tokenizer(VOCAB)), 0.3, epoch, number, &sample(1))
+        };
+        let all = [at(1, 0, 0), at(2, 0, 0), at(1 << 32, 0, 0), at(1, 0, 1 << 32), at(1, 1, 0)];
+        for (i, seen) in all.iter().enumerate() {
+            assert!(all[..i].iter().all(|other| other != seen));
+        }
+    }
+
+    proptest! {
+        /// Also where the room ends with the text, so that whole vectors do not fit behind the last choices.
+        #[test]
+        fn every_implementation_and_token_width_gives_the_same(
+            text in vec(prop_oneof![0..30_522u16, 98..106u16, any::<u16>()], 0..200),
+            rate in prop_oneof![Just(1.0), Just(0.3), 0.0..1.0f64],
+            (seed, epoch, number) in any::<(u64, u64, u64)>(),
+            first in 0..1_000_000_000usize,
+        ) {
+            let masker = Masker::new(seed, &tokenizer(VOCAB));
+            let portable = masker.clone().portable();
+            let id = SampleId { epoch, sample: number };
+            let wide: Vec<u32> = text.iter().map(|token| u32::from(*token)).collect();
+            let expected = mask(&portable, rate, id, Tokens::U16(&text), first);
+            prop_assert_eq!(&mask(&portable, rate, id, Tokens::U32(&wide), first), &expected);
+            prop_assert_eq!(&mask(&masker, rate, id, Tokens::U16(&text), first), &expected);
+            prop_assert_eq!(&mask(&masker, rate, id, Tokens::U32(&wide), first), &expected);
+        }
+    }
+}

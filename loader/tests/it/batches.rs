@@ -1,0 +1,293 @@
+//! What the loader gives: right in itself, and the same for any number of workers and ranks and any first step.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::Arc;
+
+use loader::shard::{Manifest, Shard};
+use loader::{
+    Corpus, Error, HeldOutConfig, LinearMaskRate, Loader, LoaderConfig, MaskRate, MicroBatch, Plan,
+    SamplePolicy, Split, StepBatch, held_out_batches,
+};
+
+use crate::fixture::{Documents, SPECIAL, VOCAB, config, corpus, write_folder};
+
+fn batches(
+    corpus: &Arc<Corpus>,
+    config: &LoaderConfig,
+    rank: usize,
+    world_size: usize,
+    steps: std::ops::Range<u64>,
+) -> Vec<StepBatch> {
+    Loader::start(Arc::clone(corpus), config, rank, world_size, steps.start, steps.end)
+        .unwrap()
+        .map(|batch| StepBatch::clone(&batch.unwrap()))
+        .collect()
+}
+
+/// A sample as the model sees it: ids, and what is to be predicted where.
+type Seen = (Vec<i32>, Vec<(i64, i64)>);
+
+/// The samples of micro-batches, wherever the cuts are; checks what must hold for each micro-batch.
+fn samples<'a>(batches: impl IntoIterator<Item = &'a MicroBatch>) -> Vec<Seen> {
+    let mut seen = Vec::new();
+    for batch in batches {
+        assert_eq!((batch.cu_seqlens[0], *batch.cu_seqlens.last().unwrap()), (0, batch.tokens() as i32));
+        assert_eq!(batch.cu_seqlens.len(), batch.samples() + 1);
+        assert_eq!(batch.masked_positions.len(), batch.labels.len());
+        assert!(batch.masked_positions.is_sorted());
+        let mut longest = 0;
+        for ends in batch.cu_seqlens.windows(2) {
+            let (start, end) = (ends[0] as usize, ends[1] as usize);
+            longest = longest.max(end - start);
+            let ids = batch.input_ids[start..end].to_vec();
+            assert_eq!((ids[0], ids[end - start - 1]), (SPECIAL.cls as i32, SPECIAL.sep as i32));
+            let predictions = batch
+                .masked_positions
+                .iter()
+                .zip(&batch.labels)
+                .filter(|(position, _)| (start as i64..end as i64).contains(position))
+                .map(|(position, label)| (position - start as i64, *label))
+                .collect();
+            seen.push((ids, predictions));
+        }
+        assert_eq!(batch.max_seqlen, longest);
+    }
+    seen
+}
+
+/// The text of a sample before it was masked.
+fn unmasked((ids, predictions): &Seen) -> Vec<u32> {
+    let mut ids = ids.clone();
+    predictions.iter().for_each(|(position, label)| ids[*position as usize] = *label as i32);
+    ids[1..ids.len() - 1].iter().map(|id| *id as u32).collect()
+}
+
+#[test]
+fn batches_hold_the_samples_of_the_plan_and_their_counts() {
+    let (_dir, corpus) = corpus(3, 40, 30);
+    for policy in [SamplePolicy::Truncate, SamplePolicy::Chunk] {
+        let config = LoaderConfig { policy, ..config() };
+        let of_policy = corpus.samples(Split::Train, policy, config.seq_len).unwrap();
+        let plan = Plan::new(of_policy.len(), &config).unwrap();
+        let mut ids = Vec::new();
+        // Far enough for a second epoch.
+        for batch in batches(&corpus, &config, 0, 1, 0..30) {
+            plan.samples_in(batch.step, &mut ids);
+            let seen = samples(&batch.micro_batches);
+            let expected: Vec<Vec<u32>> =
+                ids.iter().map(|id| of_policy.get(id.sample).unwrap().to_vec()).collect();
+            assert_eq!(seen.iter().map(unmasked).collect::<Vec<_>>(), expected);
+            assert_eq!((batch.samples, batch.epoch), (12, ids[0].epoch));
+            assert_eq!(batch.tokens, seen.iter().map(|(ids, _)| ids.len() as u64).sum::<u64>());
+            assert_eq!(batch.masked_tokens, seen.iter().map(|(_, chosen)| chosen.len() as u64).sum::<u64>());
+            for (ids, chosen) in &seen {
+                assert!(ids.iter().all(|id| (0..VOCAB as i32).contains(id)));
+                assert!(chosen.iter().all(|(_, label)| !SPECIAL.ids().contains(&(*label as u32))));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_number_of_workers_changes_nothing() {
+    let (_dir, corpus) = corpus(3, 40, 30);
+    let one = batches(&corpus, &LoaderConfig { workers: 1, slots: 1, ..config() }, 0, 1, 0..40);
+    assert_eq!(one.len(), 40);
+    for workers in [2, 3, 4, 16] {
+        assert_eq!(batches(&corpus, &LoaderConfig { workers, slots: 8, ..config() }, 0, 1, 0..40), one);
+    }
+}
+
+#[test]
+fn ranks_share_the_batch_of_a_single_rank() {
+    let (_dir, corpus) = corpus(3, 40, 30);
+    let config = config();
+    for whole in batches(&corpus, &config, 0, 1, 0..12) {
+        let steps = whole.step..whole.step + 1;
+        for world_size in [2, 3, 8, 12] {
+            let ranks: Vec<StepBatch> = (0..world_size)
+                .flat_map(|rank| batches(&corpus, &config, rank, world_size, steps.clone()))
+                .collect();
+            for rank in &ranks {
+                assert_eq!(
+                    (rank.masked_tokens, rank.tokens, rank.samples, rank.epoch),
+                    (whole.masked_tokens, whole.tokens, whole.samples, whole.epoch)
+                );
+                assert!(!rank.micro_batches.is_empty());
+            }
+            let union = samples(ranks.iter().flat_map(|rank| &rank.micro_batches));
+            assert_eq!(union, samples(&whole.micro_batches), "{world_size} ranks");
+        }
+    }
+}
+
+#[test]
+fn any_step_can_be_the_first() {
+    let (_dir, corpus) = corpus(3, 40, 30);
+    let all = batches(&corpus, &config(), 0, 1, 0..50);
+    for first in [1, 7, 8, 49] {
+        // Another number of ranks and workers after the interruption, as well.
+        let resumed: Vec<Vec<StepBatch>> = (0..3)
+            .map(|rank| batches(&corpus, &LoaderConfig { workers: 3, ..config() }, rank, 3, first..50))
+            .collect();
+        for (i, whole) in all[first as usize..].iter().enumerate() {
+            let union = samples(resumed.iter().flat_map(|rank| &rank[i].micro_batches));
+            assert_eq!(union, samples(&whole.micro_batches));
+        }
+    }
+    assert!(batches(&corpus, &config(), 0, 1, 50..50).is_empty());
+}
+
+#[test]
+fn micro_batches_keep_their_budget_and_decide_nothing_else() {
+    let (_dir, corpus) = corpus(3, 40, 30);
+    let whole = samples(&batches(&corpus, &config(), 0, 1, 3..4)[0].micro_batches);
+    for micro_batch_tokens in [1, 16, 17, 40, 64, 100_000] {
+        let config = LoaderConfig { micro_batch_tokens, ..config() };
+        let batch = &batches(&corpus, &config, 0, 1, 3..4)[0];
+        assert_eq!(samples(&batch.micro_batches), whole);
+        for (i, micro_batch) in batch.micro_batches.iter().enumerate() {
+            assert!(micro_batch.samples() >= 1);
+            assert!(micro_batch.tokens() <= micro_batch_tokens || micro_batch.samples() == 1);
+            // Filled as far as the next sample allows.
+            if let Some(next) = batch.micro_batches.get(i + 1) {
+                assert!(micro_batch.tokens() + next.cu_seqlens[1] as usize > micro_batch_tokens);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_mask_of_a_sample_does_not_depend_on_its_batch() {
+    let (_dir, corpus) = corpus(3, 40, 30);
+    let by_text = |batch_size: usize, steps: u64| -> BTreeMap<Vec<u32>, Seen> {
+        let config = LoaderConfig { batch_size, micro_batch_tokens: 16 * batch_size, ..config() };
+        batches(&corpus, &config, 0, 1, 0..steps)
+            .iter()
+            .flat_map(|batch| samples(&batch.micro_batches))
+            .map(|seen| (unmasked(&seen), seen))
+            .collect()
+    };
+    // 108 training documents: both read exactly the first epoch.
+    let small = by_text(4, 27);
+    assert_eq!(small.len(), 108, "the fixture's documents differ");
+    assert_eq!(small, by_text(54, 2));
+}
+
+#[test]
+fn used_batches_are_filled_again_without_a_trace() {
+    let (_dir, corpus) = corpus(3, 40, 30);
+    let fresh = batches(&corpus, &config(), 0, 1, 0..40);
+    let mut loader = Loader::start(corpus, &config(), 0, 1, 0, 40).unwrap();
+    for expected in fresh {
+        let batch = loader.next().unwrap().unwrap();
+        assert_eq!(*batch, expected);
+        loader.recycle(batch);
+    }
+}
+
+#[test]
+fn the_mask_rate_follows_its_schedule() {
+    let (_dir, corpus) = corpus(3, 200, 30);
+    let mask_rate = MaskRate::Linear(LinearMaskRate { from: 0.9, to: 0.1, steps: 20 });
+    let config = LoaderConfig { mask_rate, batch_size: 200, ..config() };
+    let batches = batches(&corpus, &config, 0, 1, 0..22);
+    for (step, rate) in [(0, 0.9), (10, 0.5), (20, 0.1), (21, 0.1)] {
+        let batch = &batches[step];
+        assert!((batch.mask_rate - rate).abs() < 1e-12);
+        let text: u64 = samples(&batch.micro_batches)
+            .iter()
+            .map(|seen| unmasked(seen).iter().filter(|id| !SPECIAL.ids().contains(id)).count() as u64)
+            .sum();
+        // Five standard deviations.
+        let (mean, deviation) = (text as f64 * rate, (text as f64 * rate * (1.0 - rate)).sqrt());
+        assert!((batch.masked_tokens as f64 - mean).abs() < 5.0 * deviation, "step {step}");
+    }
+}
+
+#[test]
+fn held_out_batches_hold_every_held_out_sample_once() {
+    let (_dir, corpus) = corpus(3, 40, 30);
+    for policy in [SamplePolicy::Truncate, SamplePolicy::Chunk] {
+        let config =
+            HeldOutConfig { policy, seq_len: 16, micro_batch_tokens: 40, ..HeldOutConfig::default() };
+        let of_policy = corpus.samples(Split::HeldOut, policy, 16).unwrap();
+        let read = |config: &HeldOutConfig| -> Vec<MicroBatch> {
+            held_out_batches(Arc::clone(&corpus), config).unwrap().map(Result::unwrap).collect()
+        };
+        let whole = samples(&read(&config));
+        let mut texts: Vec<Vec<u32>> = whole.iter().map(unmasked).collect();
+        let mut expected: Vec<Vec<u32>> =
+            (0..of_policy.len()).map(|i| of_policy.get(i).unwrap().to_vec()).collect();
+        texts.sort();
+        expected.sort();
+        assert_eq!(texts, expected);
+        assert_eq!(read(&config), read(&config));
+        // A limit takes the first of them, and ranks share them.
+        let limited = HeldOutConfig { limit: Some(5), ..config.clone() };
+        assert_eq!(samples(&read(&limited)), whole[..5]);
+        let shares: Vec<Seen> = (0..7)
+            .flat_map(|rank| {
+                let share = held_out_batches(Arc::clone(&corpus), &config).unwrap().share(rank, 7).unwrap();
+                samples(&share.map(Result::unwrap).collect::<Vec<_>>())
+            })
+            .collect();
+        assert_eq!(shares, whole);
+    }
+}
+
+#[test]
+fn training_and_held_out_samples_are_those_of_their_split() {
+    let (_dir, corpus) = corpus(3, 40, 30);
+    let texts = |split| -> Vec<Vec<u32>> {
+        (0..corpus.documents(split)).map(|i| corpus.document(split, i).unwrap().to_vec()).collect()
+    };
+    let held_out = texts(Split::HeldOut);
+    assert!(!held_out.is_empty() && texts(Split::Train).iter().all(|text| !held_out.contains(text)));
+}
+
+#[test]
+fn a_loader_that_is_dropped_early_stops() {
+    let (_dir, corpus) = corpus(3, 40, 30);
+    let mut loader = Loader::start(Arc::clone(&corpus), &config(), 0, 1, 0, u64::MAX).unwrap();
+    loader.next().unwrap().unwrap();
+    drop(loader);
+    assert_eq!(Arc::strong_count(&corpus), 1, "no thread holds the corpus any more");
+}
+
+#[test]
+fn settings_that_cannot_work_are_refused_at_start() {
+    let (_dir, corpus) = corpus(1, 10, 10);
+    let message = |config: LoaderConfig, rank, world_size| {
+        Loader::start(Arc::clone(&corpus), &config, rank, world_size, 0, 1).unwrap_err().to_string()
+    };
+    assert_eq!(
+        message(LoaderConfig { batch_size: 0, ..config() }, 0, 1),
+        "batch_size is 0, expected at least 1"
+    );
+    assert_eq!(
+        message(LoaderConfig { batch_size: 3, ..config() }, 0, 4),
+        "batch_size is 3, expected at least one sample for each rank"
+    );
+    assert_eq!(message(config(), 4, 4), "rank is 4, expected less than the number of ranks");
+}
+
+/// A shard whose checksums nobody has read yet, with a token that the vocabulary does not have.
+#[test]
+fn a_token_outside_the_vocabulary_names_shard_and_document() {
+    let dir = tempfile::tempdir().unwrap();
+    let train: Vec<Vec<u32>> = (0..20).map(|i| vec![500 + i; 3]).collect();
+    let manifest = write_folder(dir.path(), 2, &[Documents { train, held_out: vec![vec![600]] }]);
+    let path = dir.path().join(&manifest.shards[0].file);
+    let mut file = fs::read(&path).unwrap();
+    file[128 + 2 * 22..][..2].copy_from_slice(&60_000u16.to_le_bytes());
+    fs::write(&path, &file).unwrap();
+    assert_eq!(Manifest::read(dir.path()).unwrap(), manifest);
+    let corpus = Corpus::open(&[dir.path()]).unwrap();
+    let mut loader = Loader::start(corpus, &config(), 0, 1, 0, 10).unwrap();
+    let error = loader.find_map(Result::err).unwrap();
+    assert!(matches!(&error, Error::TokenOutsideVocabulary { document: 7, token: 60_000, .. }), "{error}");
+    assert!(loader.next().is_none());
+    assert!(Shard::open(&path).unwrap().verify().is_err());
+}

@@ -1,0 +1,153 @@
+//! The two ends of the model: the embedding with its LayerNorm, and the decoder with the loss. The decoder's weight is the
+//! table of words, so both ends share it.
+
+use std::sync::Arc;
+
+use tch::{Kind, Tensor};
+
+use super::kernels::{Dropout, Kernels, Tables};
+use super::layer::Pass;
+use super::weights::{Weight, add_product};
+use crate::torch::{Backward, gradient, node};
+use crate::{Error, ModelConfig, Parameters, TokenBatch};
+
+/// Row 0 of the word embedding, `[PAD]`: it receives no gradient from the input side.
+const PAD: i64 = 0;
+
+/// The tables, and what normalises their rows.
+#[derive(Debug)]
+pub(crate) struct Ends {
+    words: Weight,
+    types: Weight,
+    norm: [Tensor; 2],
+    decoder_bias: Weight,
+    epsilon: f64,
+}
+
+impl Ends {
+    pub(crate) fn new(parameters: &Parameters, config: &ModelConfig) -> Ends {
+        Ends {
+            words: Weight::new(parameters, "bert.embeddings.word_embeddings.weight"),
+            types: Weight::new(parameters, "bert.embeddings.token_type_embeddings.weight"),
+            norm: ["weight", "bias"].map(|part| parameters.get(&format!("bert.embeddings.LayerNorm.{part}"))),
+            decoder_bias: Weight::new(parameters, config.decoder_bias_name()),
+            epsilon: config.layer_norm_eps,
+        }
+    }
+
+    /// The parameters that have a bf16 copy.
+    pub(crate) fn weights(&self) -> [&Weight; 3] {
+        [&self.words, &self.types, &self.decoder_bias]
+    }
+
+    /// # Shape
+    /// - result: `[T, D]`, bf16
+    pub(crate) fn embed(&self, batch: &TokenBatch, pass: &Pass) -> Result<Tensor, Error> {
+        let dropout = pass.dropout(0);
+        let outputs = node("embedding", &[self.words.master()], || {
+            let tables = Tables {
+                ids: batch.input_ids.to_kind(Kind::Int).contiguous(), // [T]
+                types_of: batch.token_type_ids.as_ref().map(|types| types.to_kind(Kind::Int).contiguous()), // [T]
+                words: self.words.copy().shallow_clone(),
+                types: self.types.copy().shallow_clone(),
+            };
+            let norm = [&self.norm[0], &self.norm[1]];
+            let (y, statistics) = pass.kernels.embedding_forward(&tables, norm, self.epsilon, dropout)?; // [T, D]
+            let kernels = pass.kernels.clone();
+            let parameters = EmbeddingHandles {
+                words: self.words.master().shallow_clone(),
+                types: self.types.master().shallow_clone(),
+                norm: [self.norm[0].shallow_clone(), self.norm[1].shallow_clone()],
+            };
+            let backward: Backward = Box::new(move |mut gradients| {
+                if let Some(d_y) = gradients.remove(0) {
+                    embedding_backward(
+                        &kernels,
+                        &parameters,
+                        &tables,
+                        &d_y.contiguous(),
+                        &statistics,
+                        dropout,
+                    )?;
+                }
+                Ok(vec![None])
+            });
+            Ok((vec![y], backward))
+        })?;
+        Ok(outputs.into_iter().next().expect("one output"))
+    }
+
+    /// The summed cross-entropy of `softmax(y Wᵀ + b)` over `normalizer`, and how many labels have the largest score.
+    ///
+    /// # Shape
+    /// - `y`: `[M, D]`, bf16; `labels`: `[M]`, i64; results: scalars, float32 and i64
+    pub(crate) fn loss(
+        &self,
+        kernels: &Arc<Kernels>,
+        y: &Tensor,
+        labels: &Tensor,
+        normalizer: f64,
+    ) -> Result<(Tensor, Tensor), Error> {
+        let differentiable = y.requires_grad();
+        let mut correct = None;
+        let outputs = node("decoder and loss", &[y], || {
+            let y = y.detach(); // [M, D]
+            let logits = self.decoder_bias.copy().addmm(&y, &self.words.copy().tr()); // [M, V]
+            let scale = differentiable.then_some(1.0 / normalizer);
+            let (losses, hits) = kernels.cross_entropy(&logits, &labels.contiguous(), scale)?; // 2 × [M]
+            correct = Some(hits.sum(Kind::Int64));
+            let loss = losses.sum(Kind::Float) / normalizer; // []
+            let kernels = kernels.clone();
+            let (words, copy) = (self.words.master().shallow_clone(), self.words.copy().shallow_clone());
+            let bias = self.decoder_bias.master().shallow_clone();
+            let backward: Backward = Box::new(move |mut gradients| {
+                let Some(d_loss) = gradients.remove(0) else { return Ok(vec![None]) };
+                // The logits now hold their gradient; what the loss is multiplied by afterwards scales the small factors.
+                let d_logits = logits; // [M, V]
+                let d_y = d_logits.matmul(&copy) * d_loss.to_kind(Kind::BFloat16); // [M, D]
+                let scaled = &y * d_loss.to_kind(Kind::BFloat16); // [M, D]
+                add_product(&words, &d_logits.tr(), &scaled)?;
+                let _ = gradient(&bias)?.g_add_(&(kernels.column_sums(&d_logits)? * &d_loss));
+                Ok(vec![Some(d_y)])
+            });
+            Ok((vec![loss], backward))
+        })?;
+        let loss = outputs.into_iter().next().expect("one output");
+        Ok((loss, correct.expect("set with the output")))
+    }
+}
+
+/// Parameters that travel to the thread of the backward pass.
+struct EmbeddingHandles {
+    words: Tensor,
+    types: Tensor,
+    norm: [Tensor; 2],
+}
+
+fn embedding_backward(
+    kernels: &Kernels,
+    parameters: &EmbeddingHandles,
+    tables: &Tables,
+    d_y: &Tensor,
+    statistics: &Tensor,
+    dropout: Dropout,
+) -> Result<(), Error> {
+    let [gamma, beta] = &parameters.norm;
+    let mut types = gradient(&parameters.types)?; // [types, D]
+    let (vocabulary, type_count) = (parameters.words.size()[0], types.size()[0]);
+    let all_rows = Tensor::zeros_like(gamma); // [D]
+    let sums = [&gradient(gamma)?, &gradient(beta)?, &all_rows];
+    let d_sum = kernels.embedding_backward(tables, [d_y, statistics, gamma], sums, dropout)?; // [T, D]
+    // Sorts the ids and sums in order: the same bits each run, which atomic additions would not give.
+    let d_words = Tensor::embedding_dense_backward(&d_sum, &tables.ids, vocabulary, PAD, false); // [V, D]
+    let _ = gradient(&parameters.words)?.g_add_(&d_words);
+    match &tables.types_of {
+        None => {
+            let _ = types.get(0).g_add_(&all_rows);
+        }
+        Some(types_of) => {
+            let _ = types.g_add_(&Tensor::embedding_dense_backward(&d_sum, types_of, type_count, -1, false));
+        }
+    }
+    Ok(())
+}

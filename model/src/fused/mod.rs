@@ -1,0 +1,220 @@
+//! The fused path: MosaicBERT in bf16 on a CUDA card, over our own kernels and cuBLAS.
+//!
+//! It computes what the reference path computes, from the same [`Parameters`], into the same gradients. Embedding, every
+//! encoder layer, and decoder with loss are one node of the autograd graph each, with backward passes written out; between
+//! them, and in any head, torch's ordinary autograd goes on. Gradients of parameters inside the nodes are added to their
+//! buffers in place, so those parameters are no inputs of the graph.
+//!
+//! Dropout masks are a function of a seed that each forward pass draws from torch's CPU generator: `tch::manual_seed` makes
+//! a step repeatable here too. Every sum is taken in a fixed order: the same step gives the same bits.
+//!
+//! `layer.rs` first; `kernels.rs` are the kernels as functions of tensors, `adamw.rs` is the optimizer's update.
+
+mod adamw;
+mod ends;
+mod kernels;
+mod layer;
+mod weights;
+
+use std::sync::Arc;
+
+use tch::{Device, Kind, Tensor};
+
+pub use adamw::{AdamW, Moments};
+use ends::Ends;
+use kernels::{HEAD_SIZE, Kernels, LARGEST_VOCABULARY, Sequences, WIDEST_ROW};
+use layer::{Layer, Pass};
+
+use crate::config::{FeedForwardKind, LayerNormPrecision, Padding, PositionEmbedding};
+use crate::torch::{copy_async, pinned};
+use crate::{Error, ModelConfig, Parameters, TokenBatch, alibi};
+
+/// The encoder and the loss on the fused path.
+#[derive(Debug)]
+pub(crate) struct Fused {
+    kernels: Arc<Kernels>,
+    ends: Ends,
+    layers: Vec<Layer>,
+    slopes: Tensor,
+    dropout: f64,
+}
+
+impl Fused {
+    /// Compiles the kernels and makes bf16 copies of the parameters.
+    ///
+    /// # Errors
+    /// [`Error::Fused`] where the model, its type or its device is not one the kernels are written for; [`Error::Library`],
+    /// [`Error::Kernel`] and [`Error::Cuda`] where the machine stands in the way.
+    pub(crate) fn new(
+        parameters: &Parameters,
+        config: &ModelConfig,
+        compute_kind: Kind,
+    ) -> Result<Fused, Error> {
+        let words = parameters.get("bert.embeddings.word_embeddings.weight");
+        let Device::Cuda(device) = words.device() else {
+            return Err(Error::Fused { reason: "the model is not on a CUDA card".to_owned() });
+        };
+        if let Some(reason) = obstacle(config, compute_kind) {
+            return Err(Error::Fused { reason });
+        }
+        let slopes: Vec<f32> = alibi::slopes(config.num_attention_heads as usize)
+            .into_iter()
+            .map(|slope| slope as f32)
+            .collect();
+        Ok(Fused {
+            kernels: Kernels::load(device, config.hidden_size)?,
+            ends: Ends::new(parameters, config),
+            layers: (0..config.num_hidden_layers)
+                .map(|index| Layer::new(parameters, index, config))
+                .collect(),
+            slopes: Tensor::from_slice(&slopes).to_device(words.device()), // [H]
+            dropout: config.hidden_dropout_prob,
+        })
+    }
+
+    /// Whether sequences so long fit the kernels on this card.
+    pub(crate) fn fits(&self, longest: i64) -> bool {
+        self.kernels.attention_fits(longest)
+    }
+
+    /// The last layer's output for all tokens, or for those at `positions`, which are distinct.
+    ///
+    /// # Shape
+    /// - `positions`: `[R]`, i64; result: `[T, D]` or `[R, D]`, bf16
+    pub(crate) fn encode(
+        &self,
+        batch: &TokenBatch,
+        positions: Option<&Tensor>,
+        train: bool,
+    ) -> Result<Tensor, Error> {
+        for weight in self.layers.iter().flat_map(Layer::weights).chain(self.ends.weights()) {
+            weight.refresh()?;
+        }
+        let sequences = Sequences {
+            starts: upload(&batch.cu_seqlens, batch.input_ids.device())?, // [B + 1]
+            count: batch.sequences() as i64,
+            longest: batch.max_seqlen,
+        };
+        let dropout = if train { self.dropout } else { 0.0 };
+        let seed = if dropout > 0.0 { draw_seed() } else { 0 };
+        let pass =
+            Pass { kernels: &self.kernels, sequences: &sequences, slopes: &self.slopes, dropout, seed };
+        let mut x = self.ends.embed(batch, &pass)?; // [T, D]
+        let last = self.layers.len() - 1;
+        for (index, layer) in self.layers.iter().enumerate() {
+            x = layer.forward(&x, positions.filter(|_| index == last), index as u64, &pass)?; // [T, D], at last [R, D]
+        }
+        Ok(x)
+    }
+
+    /// See [`Ends::loss`].
+    pub(crate) fn loss(
+        &self,
+        y: &Tensor,
+        labels: &Tensor,
+        normalizer: f64,
+    ) -> Result<(Tensor, Tensor), Error> {
+        self.ends.loss(&self.kernels, y, labels, normalizer)
+    }
+
+    /// The update of `parameters` by fused AdamW, bf16 copies included.
+    pub(crate) fn adamw(&self, parameters: &Parameters) -> Result<AdamW, Error> {
+        let weights = self.layers.iter().flat_map(Layer::weights).chain(self.ends.weights());
+        AdamW::new(&self.kernels, parameters, weights)
+    }
+}
+
+/// What about the model the kernels are not written for.
+fn obstacle(config: &ModelConfig, compute_kind: Kind) -> Option<String> {
+    let field = |name: &str, value: String, expected: String| {
+        Some(format!("model.{name} is {value}, expected {expected}"))
+    };
+    if compute_kind != Kind::BFloat16 {
+        return Some(format!("the model computes in {compute_kind:?}, expected BFloat16"));
+    }
+    if config.position_embedding != PositionEmbedding::Alibi {
+        return field("position_embedding", "learned".to_owned(), "alibi".to_owned());
+    }
+    if config.feed_forward != FeedForwardKind::Geglu {
+        return field("feed_forward", "gelu".to_owned(), "geglu".to_owned());
+    }
+    if config.padding != Padding::Unpadded {
+        return field("padding", "padded".to_owned(), "unpadded".to_owned());
+    }
+    if config.layer_norm != LayerNormPrecision::Low {
+        return field("layer_norm", "full".to_owned(), "low".to_owned());
+    }
+    if config.attention_probs_dropout_prob != 0.0 {
+        return field(
+            "attention_probs_dropout_prob",
+            config.attention_probs_dropout_prob.to_string(),
+            "0".to_owned(),
+        );
+    }
+    if config.head_size() != HEAD_SIZE {
+        let expected = format!("{HEAD_SIZE} times model.num_attention_heads");
+        return field("hidden_size", config.hidden_size.to_string(), expected);
+    }
+    if config.hidden_size > WIDEST_ROW {
+        return field("hidden_size", config.hidden_size.to_string(), format!("at most {WIDEST_ROW}"));
+    }
+    if config.vocab_size % 8 != 0 || config.vocab_size > LARGEST_VOCABULARY {
+        let expected = format!("a multiple of 8 up to {LARGEST_VOCABULARY}");
+        return field("vocab_size", config.vocab_size.to_string(), expected);
+    }
+    if config.intermediate_size % 8 != 0 {
+        return field(
+            "intermediate_size",
+            config.intermediate_size.to_string(),
+            "a multiple of 8".to_owned(),
+        );
+    }
+    None
+}
+
+/// A few numbers on `device`, through pinned memory, so that the host does not wait for the device's work.
+fn upload(values: &[i32], device: Device) -> Result<Tensor, Error> {
+    let count = values.len() as i64;
+    let staging = pinned(&[count], Kind::Int)?;
+    copy_async(&staging, &Tensor::from_slice(values))?;
+    let target = Tensor::empty([count], (Kind::Int, device));
+    copy_async(&target, &staging)?;
+    Ok(target)
+}
+
+/// From torch's CPU generator, so that `tch::manual_seed` decides it.
+fn draw_seed() -> u64 {
+    Tensor::randint(i64::MAX, [1], (Kind::Int64, Device::Cpu)).int64_value(&[0]).unsigned_abs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernels_are_not_written_for_is_named() {
+        let base = ModelConfig::mosaic_bert_base();
+        assert_eq!(obstacle(&base, Kind::BFloat16), None);
+        assert_eq!(obstacle(&ModelConfig::mosaic_bert_large(), Kind::BFloat16), None);
+        assert!(obstacle(&base, Kind::Float).unwrap().contains("computes in Float"));
+        let refused = |config: ModelConfig| obstacle(&config, Kind::BFloat16).unwrap();
+        assert!(
+            refused(ModelConfig::bert_base()).contains("model.position_embedding is learned, expected alibi")
+        );
+        assert!(refused(ModelConfig { num_attention_heads: 6, ..base.clone() }).contains("64 times"));
+        assert!(refused(ModelConfig { vocab_size: 30_522, ..base.clone() }).contains("a multiple of 8"));
+        assert!(
+            refused(ModelConfig { attention_probs_dropout_prob: 0.1, ..base.clone() }).contains("expected 0")
+        );
+        assert!(refused(ModelConfig { padding: Padding::Padded, ..base }).contains("unpadded"));
+    }
+
+    #[test]
+    fn the_seed_follows_torchs_generator() {
+        tch::manual_seed(3);
+        let (first, second) = (draw_seed(), draw_seed());
+        tch::manual_seed(3);
+        assert_eq!((draw_seed(), draw_seed()), (first, second));
+        assert_ne!(first, second);
+    }
+}

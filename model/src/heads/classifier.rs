@@ -1,0 +1,136 @@
+//! Classification and regression of whole sequences.
+//!
+//! The first token passes through BERT's pooler, `tanh(dense(h))`, dropout and a linear map to the labels.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::encoder::Encoder;
+use crate::heads::{Head, parameter_kind};
+use crate::linear::Linear;
+use crate::{Error, ModelConfig, Parameters, TokenBatch, loss};
+
+/// An encoder with pooler and classifier.
+#[derive(Debug)]
+pub struct SequenceClassifier {
+    config: ModelConfig,
+    parameters: Parameters,
+    num_labels: i64,
+    encoder: Encoder,
+    pooler: Linear,
+    classifier: Linear,
+    dropout: f64,
+}
+
+/// What a step needs to know.
+#[derive(Debug)]
+pub struct ClassifierOutput {
+    /// Sum over sequences of the cross-entropy in nats (of the squared error when there is one label), divided by the
+    /// normalizer: a scalar.
+    pub loss: Tensor,
+    /// The scores, `[B, num_labels]`.
+    pub logits: Tensor,
+}
+
+impl SequenceClassifier {
+    /// A fresh model on `device`; types as for [`MaskedLm::new`](crate::MaskedLm::new).
+    ///
+    /// # Errors
+    /// [`Error::Config`] and [`Error::ComputeKind`].
+    pub fn new(
+        config: &ModelConfig,
+        num_labels: i64,
+        seed: u64,
+        device: Device,
+        compute_kind: Kind,
+    ) -> Result<SequenceClassifier, Error> {
+        config.validate()?;
+        let head = Head::Classifier { num_labels };
+        let parameters = Parameters::init(config, head, seed, device, parameter_kind(compute_kind)?);
+        SequenceClassifier::from_parameters(config, num_labels, parameters, compute_kind)
+    }
+
+    /// A model over existing parameters, which must be [`Head::Classifier`]'s of the same configuration.
+    ///
+    /// # Errors
+    /// [`Error::Config`] and [`Error::ComputeKind`].
+    pub fn from_parameters(
+        config: &ModelConfig,
+        num_labels: i64,
+        parameters: Parameters,
+        compute_kind: Kind,
+    ) -> Result<SequenceClassifier, Error> {
+        config.validate()?;
+        parameter_kind(compute_kind)?;
+        Ok(SequenceClassifier {
+            config: config.clone(),
+            num_labels,
+            encoder: Encoder::new(&parameters, config, compute_kind),
+            pooler: Linear::new(&parameters, "bert.pooler.dense", compute_kind),
+            classifier: Linear::new(&parameters, "classifier", compute_kind),
+            dropout: config.hidden_dropout_prob,
+            parameters,
+        })
+    }
+
+    /// The architecture.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The parameters, which the layers share: changing them in place changes the model.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// The encoder's output for every token, without dropout.
+    ///
+    /// # Shape
+    /// - result: `[T, D]`
+    pub fn hidden(&self, batch: &TokenBatch) -> Tensor {
+        self.encoder.forward(batch, None, false)
+    }
+
+    /// The scores of each sequence, without dropout.
+    ///
+    /// # Shape
+    /// - result: `[B, num_labels]`
+    ///
+    /// # Panics
+    /// When a sequence is empty: it has no first token.
+    pub fn logits(&self, batch: &TokenBatch) -> Tensor {
+        self.classify(batch, false)
+    }
+
+    /// Loss and scores. `labels` are classes (i64), or numbers when there is one label; the mean over the batch
+    /// has `normalizer` = B. Dropout is applied when `train`.
+    ///
+    /// # Shape
+    /// - `labels`: `[B]`
+    ///
+    /// # Panics
+    /// When a sequence is empty: it has no first token.
+    pub fn loss(
+        &self,
+        batch: &TokenBatch,
+        labels: &Tensor,
+        train: bool,
+        normalizer: f64,
+    ) -> ClassifierOutput {
+        let logits = self.classify(batch, train); // [B, num_labels]
+        let loss = match self.num_labels {
+            1 => loss::squared_error(&logits.squeeze_dim(-1), labels, normalizer),
+            _ => loss::cross_entropy(&logits, labels, normalizer),
+        };
+        ClassifierOutput { loss, logits }
+    }
+
+    /// # Shape
+    /// - result: `[B, num_labels]`
+    fn classify(&self, batch: &TokenBatch, train: bool) -> Tensor {
+        let empty = batch.cu_seqlens.windows(2).position(|pair| pair[0] == pair[1]);
+        assert_eq!(empty, None, "an empty sequence cannot be classified");
+        let first = self.encoder.forward(batch, Some(&batch.first_tokens()), train); // [B, D]
+        let pooled = self.pooler.forward(&first).tanh().dropout(self.dropout, train); // [B, D]
+        self.classifier.forward(&pooled) // [B, num_labels]
+    }
+}

@@ -1,0 +1,43 @@
+//! What tch does not expose of libtorch and of the card: nodes of the autograd graph, memory, and our own kernels.
+//!
+//! Three layers: `sys` declares the C functions of `csrc/bridge.h`, `check` turns their messages into errors and their
+//! handles into tensors, and what is public here is safe. `nvrtc` and `driver` compile and launch the kernels of
+//! `csrc/kernels`.
+
+// C functions, foreign libraries and raw device memory: no type system can vouch for them.
+#![allow(unsafe_code)]
+
+mod autograd;
+mod check;
+pub(crate) mod driver;
+mod memory;
+pub(crate) mod nvrtc;
+mod sys;
+
+pub use autograd::{Backward, gradient, node, norm, version};
+pub use memory::{MemoryInUse, copy_async, memory_in_use, pinned, reset_peak_memory};
+
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+
+/// Opens libtorch's CUDA half, if it is there; call it once, first thing in `main`.
+///
+/// The binary links `libtorch_cpu.so` and `libc10.so` alone, so that one build serves machines with and without
+/// CUDA; opening `libtorch_cuda.so` registers the CUDA kernels with both. The loader looks where it looks for
+/// `libtorch_cpu.so`: beside it (the run path) and in `LD_LIBRARY_PATH`. Returns whether it was found.
+pub fn load_cuda() -> bool {
+    // SAFETY: libtorch_cuda.so's initialisers only register operators with the dispatcher of the libtorch_cpu.so of
+    // the same release that is already loaded; nothing is asked of the calling thread.
+    match unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) } {
+        Ok(library) => {
+            // Its kernels stay registered until the process ends, so the library must stay too.
+            std::mem::forget(library);
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+/// Whether CUDA tensors can be made: libtorch's CUDA half is loaded and a driver with a device answers.
+pub fn cuda_available() -> bool {
+    tch::Cuda::is_available()
+}

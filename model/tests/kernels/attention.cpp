@@ -1,0 +1,102 @@
+// Attention, forward and backward, against float64: lengths from nothing to several blocks of keys, ALiBi on and off.
+#include "attention.cu"
+
+#include "check.h"
+
+using namespace check;
+
+struct Case {
+  std::vector<int> lengths;
+  int heads;
+  bool alibi;
+};
+
+template <class BackwardShape> static void compare(const char* name, const Case& c, void (*backward)(AttentionBackward)) {
+  std::vector<int> cu{0};
+  for (int length : c.lengths) cu.push_back(cu.back() + length);
+  const int tokens = cu.back(), heads = c.heads, longest = *std::max_element(c.lengths.begin(), c.lengths.end());
+  const size_t width = (size_t)heads * HEAD_DIM;
+  Half qkv = normal_half(tokens * 3 * width), d_out = normal_half(tokens * width);
+  Half out = unwritten_half(tokens * width), d_qkv = unwritten_half(tokens * 3 * width);
+  Single lse = unwritten_single((size_t)heads * tokens), sums = unwritten_single(tokens * width), slopes(heads);
+  Single bias = unwritten_single(c.lengths.size() * width);
+  for (int h = 0; h < heads; h++) slopes[h] = c.alibi ? std::exp2(-(h + 1.f)) : 0.f;
+  const float scale = 0.125f;
+
+  AttentionForward f{qkv.data(), out.data(), lse.data(), cu.data(), slopes.data(), heads, tokens, scale};
+  const unsigned sequences = (unsigned)c.lengths.size(), blocks = (longest + Forward::QUERIES - 1) / Forward::QUERIES;
+  emulator::launch({std::max(blocks, 1u), (unsigned)heads, sequences}, Forward::THREADS, Forward::SHARED_BYTES, [&] { attention_forward(f); });
+  const int rounded_longest = (longest + QUERY_BLOCK - 1) / QUERY_BLOCK * QUERY_BLOCK;
+  AttentionBackward b{qkv.data(), out.data(), d_out.data(), lse.data(), d_qkv.data(), sums.data(), bias.data(), cu.data(), slopes.data(), heads, tokens, scale, rounded_longest};
+  emulator::launch({(unsigned)heads, sequences, 1}, BackwardShape::THREADS, BackwardShape::ROWS_AT + 8 * rounded_longest, [&] { backward(b); });
+
+  Error out_error, lse_error, bias_error, d_error[3];
+  for (size_t s = 0; s < c.lengths.size(); s++)
+    for (int h = 0; h < heads; h++) {
+      const int start = cu[s], n = c.lengths[s];
+      auto at = [&](int token, int part) { return ((size_t)(start + token) * 3 + part) * width + h * HEAD_DIM; };
+      auto at_out = [&](int token) { return (size_t)(start + token) * width + h * HEAD_DIM; };
+      std::vector<double> q(n * HEAD_DIM), k(q), v(q), g(q), d[3] = {q, q, q};
+      for (int i = 0; i < n; i++)
+        for (int e = 0; e < HEAD_DIM; e++) {
+          q[i * HEAD_DIM + e] = value(qkv[at(i, 0) + e]), k[i * HEAD_DIM + e] = value(qkv[at(i, 1) + e]);
+          v[i * HEAD_DIM + e] = value(qkv[at(i, 2) + e]), g[i * HEAD_DIM + e] = value(d_out[at_out(i) + e]);
+        }
+      std::vector<double> p(n), dp(n);
+      for (int i = 0; i < n; i++) {
+        double peak = -INFINITY, sum = 0, delta = 0;
+        for (int j = 0; j < n; j++) {
+          double dot = 0, d_dot = 0;
+          for (int e = 0; e < HEAD_DIM; e++) dot += q[i * HEAD_DIM + e] * k[j * HEAD_DIM + e], d_dot += g[i * HEAD_DIM + e] * v[j * HEAD_DIM + e];
+          p[j] = dot * scale - slopes[h] * std::abs(i - j), dp[j] = d_dot;
+          peak = std::max(peak, p[j]);
+        }
+        for (int j = 0; j < n; j++) sum += p[j] = std::exp(p[j] - peak);
+        for (int j = 0; j < n; j++) p[j] /= sum, delta += p[j] * dp[j];
+        lse_error.add(lse[(size_t)h * tokens + start + i], (peak + std::log(sum)) / std::log(2.0));
+        for (int e = 0; e < HEAD_DIM; e++) {
+          double o = 0;
+          for (int j = 0; j < n; j++) o += p[j] * v[j * HEAD_DIM + e];
+          out_error.add(value(out[at_out(i) + e]), o);
+        }
+        for (int j = 0; j < n; j++) {
+          const double ds = p[j] * (dp[j] - delta) * scale;
+          for (int e = 0; e < HEAD_DIM; e++) {
+            d[0][i * HEAD_DIM + e] += ds * k[j * HEAD_DIM + e];
+            d[1][j * HEAD_DIM + e] += ds * q[i * HEAD_DIM + e];
+            d[2][j * HEAD_DIM + e] += p[j] * g[i * HEAD_DIM + e];
+          }
+        }
+      }
+      for (int e = 0; n > 0 && e < HEAD_DIM; e++) {
+        double sum = 0;
+        for (int i = 0; i < n; i++) sum += d[0][i * HEAD_DIM + e];
+        bias_error.add(bias[s * width + h * HEAD_DIM + e], sum);
+      }
+      for (int part = 0; part < 3; part++)
+        for (int i = 0; i < n; i++)
+          for (int e = 0; e < HEAD_DIM; e++) d_error[part].add(value(d_qkv[at(i, part) + e]), d[part][i * HEAD_DIM + e]);
+    }
+  std::string label = std::string(name) + (c.alibi ? " alibi" : " plain") + " lengths";
+  for (int length : c.lengths) label += " " + std::to_string(length);
+  under(label + ": out", out_error, 4e-3);
+  under(label + ": lse", lse_error, 1e-6);
+  under(label + ": d_query bias", bias_error, 6e-3);
+  const char* parts[3] = {": d_query", ": d_key", ": d_value"};
+  for (int part = 0; part < 3; part++) under(label + parts[part], d_error[part], 6e-3);
+}
+
+// Lengths 0, 1 and `count` others of up to 600, drawn anew by each seed.
+static std::vector<int> some_lengths(int count) {
+  std::vector<int> lengths{0, 1};
+  for (int i = 0; i < count; i++) lengths.push_back(1 + (int)(check::random() % 600));
+  return lengths;
+}
+
+void test_attention() {
+  const std::vector<Case> cases{{{128, 1, 0, 17, 64, 100}, 2, true}, {{65, 129}, 1, true}, {{33, 2}, 1, false}, {some_lengths(2), 1, true}};
+  for (const Case& c : cases) {
+    compare<BackwardShort>("short", c, attention_backward_short);
+    compare<BackwardLong>("long", c, attention_backward_long);
+  }
+}

@@ -1,0 +1,68 @@
+// What the kernel tests share: random tensors, bf16 conversion, and errors relative to float64 references.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <random>
+#include <string>
+#include <vector>
+
+namespace check {
+
+inline std::mt19937 random(20240601);
+inline bool failed = false;
+
+inline bf16 to_bf16(double v) { return (bf16)rounded((float)v); }
+inline double value(bf16 v) { return bf16_value(v); }
+
+// Vectors of tensors are over-aligned, as device allocations are.
+template <class T> struct Aligned {
+  typedef T value_type;
+  Aligned() = default;
+  template <class U> Aligned(const Aligned<U>&) {}
+  T* allocate(size_t n) { return (T*)aligned_alloc(64, (n * sizeof(T) + 127) / 64 * 64); }
+  void deallocate(T* p, size_t) { free(p); }
+  template <class U> bool operator==(const Aligned<U>&) const { return true; }
+  template <class U> bool operator!=(const Aligned<U>&) const { return false; }
+};
+typedef std::vector<bf16, Aligned<bf16>> Half;
+typedef std::vector<float, Aligned<float>> Single;
+
+inline Half normal_half(size_t n, double deviation = 1.0) {
+  std::normal_distribution<double> normal(0.0, deviation);
+  Half out(n);
+  for (bf16& v : out) v = to_bf16(normal(random));
+  return out;
+}
+inline Single normal_single(size_t n, double mean = 0.0, double deviation = 1.0) {
+  std::normal_distribution<double> normal(mean, deviation);
+  Single out(n);
+  for (float& v : out) v = (float)normal(random);
+  return out;
+}
+// Outputs start as NaN: an element that no thread writes is found.
+inline Half unwritten_half(size_t n) { return Half(n, 0x7fff); }
+inline Single unwritten_single(size_t n) { return Single(n, NAN); }
+
+// |got - expected| / |expected| over all elements pushed; must stay under the limit given at the end.
+struct Error {
+  double difference = 0, norm = 0;
+  size_t count = 0;
+  void add(double got, double expected) {
+    if (!(std::fabs(got) < 1e300)) difference = NAN;
+    difference += (got - expected) * (got - expected), norm += expected * expected, count++;
+  }
+  double relative() const { return count == 0 ? 0 : std::sqrt(difference / (norm > 0 ? norm : 1)); }
+};
+
+inline void under(const std::string& what, const Error& error, double limit) {
+  const bool good = error.relative() <= limit;
+  if (!good) failed = true;
+  printf("%-56s relative error %.2e (limit %.0e) over %zu%s\n", what.c_str(), error.relative(), limit, error.count, good ? "" : "  FAILED");
+}
+inline void that(const std::string& what, bool holds) {
+  if (!holds) failed = true;
+  printf("%-56s %s\n", what.c_str(), holds ? "holds" : "FAILED");
+}
+
+}  // namespace check

@@ -1,0 +1,47 @@
+#!/bin/sh
+# The whole way, small: text -> shards -> a trained MosaicBERT -> report. Called by `make demo`; may be interrupted and
+# started again at any point, finished parts are not done twice.
+#
+#   tests/demo/demo.sh [C4 FILE...]     without files: the documentation of the crates in Cargo.lock
+set -eu
+cd "$(dirname "$0")/../.."
+
+bin=target/release
+say() { printf '\n== %s\n' "$*"; }
+
+free_mb=$(df -Pm . | awk 'NR == 2 { print $4 }')
+[ "$free_mb" -ge 1000 ] || { echo "demo: this folder has $free_mb MB free, 1000 MB are needed; free some space" >&2; exit 1; }
+
+mkdir -p demo
+if [ $# -eq 0 ]; then
+    work=demo/crate-docs
+    if [ ! -e $work/corpus.done ]; then
+        say "corpus: the documentation of the crates in Cargo.lock"
+        rm -rf $work
+        mkdir -p $work
+        ${CARGO:-cargo} fetch --locked --quiet
+        CARGO=${CARGO:-cargo} $bin/examples/crate_docs $work/corpus
+        touch $work/corpus.done
+    fi
+    set -- $work/corpus
+else
+    # Another list of files is another corpus: a folder of its own, named after the list.
+    work=demo/c4-$(printf '%s\n' "$@" | cksum | cut -d' ' -f1)
+    mkdir -p $work
+fi
+
+say "ingest: text -> packed shards in $work/shards"
+$bin/ingest c4 "$@" --out $work/shards --held-out 0.02 --json $work/ingest.json
+
+say "train: the tiny preset on the CPU, about two minutes"
+if [ -e $work/run/config.toml ]; then
+    $bin/train --resume $work/run
+else
+    $bin/train --shards $work/shards --out $work/run --preset tiny --device cpu
+fi
+
+say "evaluate: documents held out from training"
+$bin/train eval --from $work/run --shards $work/shards --json >$work/eval.json
+
+$bin/train report $work/run --out demo/report.html
+python3 tests/demo/summary.py $work demo/report.html

@@ -1,0 +1,238 @@
+//! Every way in which a run, a checkpoint or a report can go wrong.
+
+use std::path::PathBuf;
+
+/// The error of this crate. Print it with its whole chain of sources.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A shard folder, or a file written beside and renamed.
+    #[error(transparent)]
+    Loader(#[from] loader::Error),
+
+    /// The model.
+    #[error(transparent)]
+    Model(#[from] model::Error),
+
+    /// torch refused an operation.
+    #[error("torch failed")]
+    Torch(#[from] tch::TchError),
+
+    /// The operating system refused to read something.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file or folder.
+        path: PathBuf,
+        /// The reason given by the operating system.
+        source: std::io::Error,
+    },
+
+    /// The operating system refused to write something.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// The reason given by the operating system.
+        source: std::io::Error,
+    },
+
+    /// A JSON file of a run is not what this program writes.
+    #[error("{} is not what this program writes", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        source: serde_json::Error,
+    },
+
+    /// A line of `metrics.jsonl` is not a record.
+    #[error("{}, line {line}, is not a metrics record; remove the line", path.display())]
+    MetricsLine {
+        /// The file.
+        path: PathBuf,
+        /// Line number, from 1.
+        line: usize,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+
+    /// There is no preset of that name.
+    #[error("there is no preset {name:?}; there are {known}")]
+    UnknownPreset {
+        /// The name given.
+        name: String,
+        /// All names.
+        known: String,
+    },
+
+    /// A configuration file is not TOML.
+    #[error("{} is not valid TOML", path.display())]
+    ConfigSyntax {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the line.
+        source: Box<toml::de::Error>,
+    },
+
+    /// A configuration key that does not exist.
+    #[error("{origin}: there is no key `{key}`; {nearest}")]
+    UnknownKey {
+        /// The file and line, or the option, that named it.
+        origin: String,
+        /// The key as given.
+        key: String,
+        /// The nearest keys that exist.
+        nearest: String,
+    },
+
+    /// A configuration value of the wrong type.
+    #[error("{origin}: `{key} = {value}` is refused: {reason}")]
+    ConfigValue {
+        /// The file and line, or the option, that set it.
+        origin: String,
+        /// The key.
+        key: String,
+        /// The value as given.
+        value: String,
+        /// What was expected.
+        reason: String,
+    },
+
+    /// A `--set` without `=`.
+    #[error("--set {argument} is not of the form key.path=value, for example --set train.steps=1000")]
+    SetSyntax {
+        /// The argument.
+        argument: String,
+    },
+
+    /// A configuration value outside its range, or at odds with another one.
+    #[error("`{key}` is {found}, expected {expected}")]
+    ConfigRange {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        found: String,
+        /// The values it may have.
+        expected: String,
+    },
+
+    /// `--out` names a folder that holds a run already.
+    #[error("{} holds a run already; continue it with `train --resume {}`, or choose another folder", path.display(), path.display())]
+    RunExists {
+        /// The folder.
+        path: PathBuf,
+    },
+
+    /// `--resume` or `--from` names a folder that holds no run.
+    #[error("{} is not the folder of a run: it has no {missing}; give the folder that was --out", path.display())]
+    NotARun {
+        /// The folder.
+        path: PathBuf,
+        /// The file that is not there.
+        missing: &'static str,
+    },
+
+    /// Another process trains in the same folder.
+    #[error("another process is training in {}; wait for it to end or choose another folder", path.display())]
+    RunLocked {
+        /// The folder.
+        path: PathBuf,
+    },
+
+    /// The requested device is not there.
+    #[error(
+        "no CUDA device was found; use --device cpu or auto, or check the driver and that libtorch has its CUDA half"
+    )]
+    NoCuda,
+
+    /// The vocabulary of the shards is not the model's.
+    #[error(
+        "the shards' tokenizer needs a model vocabulary of {expected}, `model.vocab_size` is {found}; \
+         add --set model.vocab_size={expected}"
+    )]
+    Vocabulary {
+        /// The configured size.
+        found: i64,
+        /// The size the manifest asks for.
+        expected: u32,
+    },
+
+    /// A checkpoint is torn or was altered.
+    #[error("checkpoint {} cannot be used: {reason}", path.display())]
+    BadCheckpoint {
+        /// Its folder.
+        path: PathBuf,
+        /// What was found and what was expected.
+        reason: String,
+    },
+
+    /// The tensors of an optimizer state are not those of the parameters.
+    #[error("{}: {found}, expected {expected}", path.display())]
+    OptimizerState {
+        /// The file.
+        path: PathBuf,
+        /// What the file has.
+        found: String,
+        /// What the parameters need.
+        expected: String,
+    },
+
+    /// A checkpoint belongs to something else than what it is to be used with.
+    #[error("checkpoint {} was made with another {what}: it says {found}, this run has {expected}; {advice}", path.display())]
+    ForeignCheckpoint {
+        /// Its folder.
+        path: PathBuf,
+        /// What differs: "model", "tokenizer", "data".
+        what: &'static str,
+        /// The checkpoint's value.
+        found: String,
+        /// This run's value.
+        expected: String,
+        /// What to do.
+        advice: &'static str,
+    },
+
+    /// A run has checkpoints but none is usable, or has none where one is needed.
+    #[error("{} holds no usable checkpoint{}", path.display(), if refused.is_empty() { String::new() } else { format!(": {refused}") })]
+    NoCheckpoint {
+        /// The run's folder.
+        path: PathBuf,
+        /// The refusals, joined.
+        refused: String,
+    },
+
+    /// A checkpoint could not be written.
+    #[error(
+        "the checkpoint of step {step} could not be saved; {last_good}. Continue with `train --resume` when the cause \
+         is gone"
+    )]
+    SaveFailed {
+        /// The step.
+        step: u64,
+        /// Names the last good checkpoint.
+        last_good: String,
+        /// Why.
+        source: Box<Error>,
+    },
+
+    /// Loss or gradient were not finite too often in a row.
+    #[error(
+        "loss or gradient were not finite in {streak} steps in a row, the last one step {step}; {last_good}. A lower \
+         optimizer.lr or a longer schedule.warmup_fraction usually helps"
+    )]
+    Diverged {
+        /// How many.
+        streak: u64,
+        /// The last of them.
+        step: u64,
+        /// Names the last good checkpoint.
+        last_good: String,
+    },
+
+    /// A report needs at least one record.
+    #[error("{} has no metrics yet; train for at least `train.log_every_steps` steps first", path.display())]
+    NoMetrics {
+        /// The run's folder.
+        path: PathBuf,
+    },
+}

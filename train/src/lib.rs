@@ -1,0 +1,28 @@
+//! Masked-language-model pretraining: from packed shards to checkpoints, evaluations and a report.
+//!
+//! A run is a folder ([`folder`]) and a loop ([`run`]): the loader's batch becomes tensors (`feed`), a step is
+//! forward, backward and update ([`step`], [`optimizer`], [`schedule`]), and every so often it is logged
+//! ([`metrics`], [`progress`]), evaluated ([`eval`]) and saved ([`checkpoint`]). [`config`] says what can be set,
+//! [`layers`] how presets, files and options combine, [`report`] draws what came of it.
+//!
+//! Whatever decides a result is a function of the configuration, the data and the step, so a run that was killed
+//! and resumed ends with the same bytes as one that was not.
+
+pub mod checkpoint;
+pub mod config;
+pub mod device;
+pub mod error;
+pub mod eval;
+mod feed;
+pub mod folder;
+pub mod host;
+pub mod layers;
+pub mod metrics;
+pub mod optimizer;
+pub mod progress;
+pub mod report;
+pub mod run;
+pub mod schedule;
+pub mod step;
+
+pub use error::Error;

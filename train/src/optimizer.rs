@@ -1,0 +1,312 @@
+//! Decoupled AdamW as Composer defines it (`composer/optim/decoupled_weight_decay.py`, `DecoupledAdamW`).
+//!
+//! With gradient g, parameter p, moments m and v, update number t (from 1), learning rate lr and peak lr₀:
+//!
+//! ```text
+//! p ← p · (1 − (lr / lr₀) · weight_decay)          every parameter, biases and LayerNorms included
+//! m ← β₁ m + (1 − β₁) g        v ← β₂ v + (1 − β₂) g²
+//! p ← p − lr / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + ε)
+//! ```
+//!
+//! The decay is multiplied by lr / lr₀ and not by lr as in Loshchilov and Hutter's AdamW as PyTorch writes it, so
+//! `weight_decay` is the share of a weight lost per update at the peak, whatever the learning rate.
+//!
+//! All arithmetic is in place. The gradients serve as scratch memory, so nothing is allocated after the first
+//! update; and since torch's element-wise kernels each make one pass over memory, large parameters are walked in
+//! pieces that stay in the processor's cache from the first kernel to the last.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use model::tensor_file::{self, TensorFile};
+use serde::{Deserialize, Serialize};
+use tch::{Tensor, no_grad};
+
+use crate::error::Error;
+
+/// Elements handled at a time on the CPU: four tensors of 4 bytes each make 1 MiB, a second-level cache.
+const PIECE: i64 = 1 << 16;
+
+/// Hyperparameters of [`DecoupledAdamW`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OptimizerConfig {
+    /// Peak learning rate lr₀; the schedule multiplies it.
+    pub lr: f64,
+    /// Decay rates of the two moments, each in `[0, 1)`.
+    pub betas: [f64; 2],
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Share of every weight that is lost per update at the peak learning rate.
+    pub weight_decay: f64,
+}
+
+/// The optimizer and its state: two moments a parameter and the number of updates done.
+#[derive(Debug)]
+pub struct DecoupledAdamW {
+    config: OptimizerConfig,
+    slots: Vec<Slot>,
+    updates: u64,
+}
+
+/// One parameter with its moments; all three have the same shape, kind and device.
+#[derive(Debug)]
+struct Slot {
+    name: String,
+    parameter: Tensor,
+    first: Tensor,
+    second: Tensor,
+}
+
+impl DecoupledAdamW {
+    /// An optimizer over `parameters`, with moments of zero. The tensors are shared, not copied.
+    pub fn new<'a>(
+        config: OptimizerConfig,
+        parameters: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
+    ) -> DecoupledAdamW {
+        let slots = parameters
+            .into_iter()
+            .map(|(name, parameter)| Slot {
+                name: name.to_owned(),
+                parameter: parameter.shallow_clone(),
+                first: no_grad(|| parameter.zeros_like()),
+                second: no_grad(|| parameter.zeros_like()),
+            })
+            .collect();
+        DecoupledAdamW { config, slots, updates: 0 }
+    }
+
+    /// Number of updates done so far (t of the formula). Skipped steps do not count.
+    pub fn updates(&self) -> u64 {
+        self.updates
+    }
+
+    /// Euclidean norm of all gradients together, a scalar on the parameters' device.
+    pub fn gradient_norm(&self) -> Tensor {
+        no_grad(|| {
+            let norms: Vec<Tensor> = self
+                .slots
+                .iter()
+                .map(|slot| slot.parameter.grad())
+                .filter(Tensor::defined)
+                .map(|gradient| gradient.norm()) // []
+                .collect();
+            Tensor::stack(&norms, 0).norm() // []
+        })
+    }
+
+    /// One update with the learning rate `lr` from the gradients that backward passes have accumulated.
+    ///
+    /// The gradients are consumed: afterwards they are zero, ready for the next step. A parameter that took no
+    /// part in the loss has no gradient and is left as it is, weight decay included, as in PyTorch.
+    pub fn step(&mut self, lr: f64) {
+        self.updates += 1;
+        let [beta1, beta2] = self.config.betas;
+        let t = self.updates as f64;
+        let update = Update {
+            keep: 1.0 - lr / self.config.lr * self.config.weight_decay,
+            beta1,
+            beta2,
+            eps: self.config.eps,
+            step_size: lr / (1.0 - beta1.powf(t)),
+            root_correction: (1.0 - beta2.powf(t)).sqrt(),
+        };
+        no_grad(|| {
+            for slot in &self.slots {
+                let gradient = slot.parameter.grad();
+                if gradient.defined() {
+                    update.apply(&slot.parameter, &slot.first, &slot.second, &gradient);
+                }
+            }
+        });
+    }
+
+    /// Sets every gradient to zero, for a step whose gradients are not to be used.
+    pub fn zero_gradients(&self) {
+        no_grad(|| {
+            for slot in &self.slots {
+                let mut gradient = slot.parameter.grad();
+                if gradient.defined() {
+                    let _ = gradient.zero_();
+                }
+            }
+        });
+    }
+
+    /// Writes the moments to a safetensors file: `NAME.exp_avg` (m) and `NAME.exp_avg_sq` (v) for each parameter.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when the file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<(), Error> {
+        let state: Vec<_> = self.state().collect();
+        Ok(tensor_file::write(path, state.iter().map(|(name, tensor)| (name.as_str(), *tensor)))?)
+    }
+
+    /// Reads the moments that [`Self::save`] wrote after `updates` updates.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when the file cannot be read, [`Error::OptimizerState`] when its tensors are not exactly
+    /// those of the parameters.
+    pub fn load(&mut self, path: &Path, updates: u64) -> Result<(), Error> {
+        let mut found: HashMap<String, Tensor> = TensorFile::read(path)?.tensors.into_iter().collect();
+        let refuse = |found, expected| Err(Error::OptimizerState { path: path.to_owned(), found, expected });
+        for (name, own) in self.state() {
+            let Some(read) = found.remove(&name) else {
+                return refuse(format!("no tensor {name}"), "one for each parameter".to_owned());
+            };
+            if (read.size(), read.kind()) != (own.size(), own.kind()) {
+                let describe = |tensor: &Tensor| format!("{:?} {:?}", tensor.kind(), tensor.size());
+                return refuse(format!("tensor {name} is {}", describe(&read)), describe(own));
+            }
+            no_grad(|| own.shallow_clone().f_copy_(&read))?;
+        }
+        if let Some(name) = found.into_keys().min() {
+            return refuse(format!("a tensor {name}"), "only those of the parameters".to_owned());
+        }
+        self.updates = updates;
+        Ok(())
+    }
+
+    /// The moments by name, in parameter order.
+    fn state(&self) -> impl Iterator<Item = (String, &Tensor)> {
+        self.slots.iter().flat_map(|slot| {
+            [
+                (format!("{}.exp_avg", slot.name), &slot.first),
+                (format!("{}.exp_avg_sq", slot.name), &slot.second),
+            ]
+        })
+    }
+}
+
+/// The scalars of one update.
+struct Update {
+    keep: f64,
+    beta1: f64,
+    beta2: f64,
+    eps: f64,
+    step_size: f64,
+    root_correction: f64,
+}
+
+impl Update {
+    /// Updates one parameter, in cache-sized pieces where memory and not launches are the cost.
+    fn apply(&self, parameter: &Tensor, first: &Tensor, second: &Tensor, gradient: &Tensor) {
+        let elements = parameter.numel() as i64;
+        if parameter.device().is_cuda() || elements <= PIECE || !gradient.is_contiguous() {
+            return self.apply_piece(
+                parameter.shallow_clone(),
+                first.shallow_clone(),
+                second.shallow_clone(),
+                gradient.shallow_clone(),
+            );
+        }
+        let flat = [parameter, first, second, gradient].map(|tensor| tensor.view(-1)); // [N]
+        for start in (0..elements).step_by(PIECE as usize) {
+            let length = PIECE.min(elements - start);
+            let [p, m, v, g] = flat.each_ref().map(|tensor| tensor.narrow(0, start, length)); // [PIECE]
+            self.apply_piece(p, m, v, g);
+        }
+    }
+
+    /// The formula of the module's head; the gradient's memory ends up zeroed.
+    fn apply_piece(&self, mut p: Tensor, mut m: Tensor, mut v: Tensor, mut g: Tensor) {
+        if self.keep != 1.0 {
+            let _ = p.g_mul_scalar_(self.keep);
+        }
+        let _ = m.lerp_(&g, 1.0 - self.beta1);
+        let _ = g.square_();
+        let _ = v.lerp_(&g, 1.0 - self.beta2);
+        // With a learning rate of zero the scaled denominator below would be infinite (and 0 · ∞ not a number).
+        if self.step_size != 0.0 {
+            // addcdiv_ takes no factor, so the step size goes into the denominator: p += m / −((√v/c + ε)/s).
+            let _ = v.sqrt_out(&g);
+            let _ = g.g_mul_scalar_(-1.0 / (self.root_correction * self.step_size));
+            let _ = g.g_add_scalar_(-self.eps / self.step_size);
+            let _ = p.addcdiv_(&m, &g);
+        }
+        let _ = g.zero_();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Device, Kind};
+
+    fn config() -> OptimizerConfig {
+        OptimizerConfig { lr: 0.1, betas: [0.9, 0.98], eps: 1e-6, weight_decay: 0.5 }
+    }
+
+    fn parameter(values: &[f64]) -> Tensor {
+        Tensor::from_slice(values).set_requires_grad(true)
+    }
+
+    #[test]
+    fn a_learning_rate_of_zero_moves_only_the_moments() {
+        let p = parameter(&[1.0, -2.0, 3.0]);
+        let mut optimizer = DecoupledAdamW::new(config(), [("p", &p)]);
+        let weights = Tensor::from_slice(&[0.0, 2.0, 2.0]);
+        (&p * weights).sum(Kind::Double).backward();
+        optimizer.step(0.0);
+        assert_eq!(Vec::<f64>::try_from(&p).unwrap(), [1.0, -2.0, 3.0]);
+        let (name, first) = optimizer.state().next().unwrap();
+        assert_eq!(name, "p.exp_avg");
+        assert!((first.double_value(&[1]) - 0.2).abs() < 1e-15);
+        assert_eq!(p.grad().abs().max().double_value(&[]), 0.0);
+    }
+
+    #[test]
+    fn state_comes_back_and_foreign_state_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("optimizer.safetensors");
+        let p = parameter(&[1.0, 2.0]);
+        let mut optimizer = DecoupledAdamW::new(config(), [("p", &p)]);
+        (&p * &p).sum(Kind::Double).backward();
+        optimizer.step(0.1);
+        optimizer.save(&path).unwrap();
+
+        let mut other = DecoupledAdamW::new(config(), [("p", &p)]);
+        other.load(&path, 1).unwrap();
+        assert_eq!(other.updates(), 1);
+        assert!(optimizer.state().zip(other.state()).all(|(one, two)| one.1.equal(two.1)));
+
+        let wide = parameter(&[1.0, 2.0, 3.0]);
+        let refusal = |parameters: Vec<(&str, &Tensor)>| {
+            DecoupledAdamW::new(config(), parameters).load(&path, 1).unwrap_err().to_string()
+        };
+        assert!(refusal(vec![("p", &wide)]).contains("tensor p.exp_avg is Double [2], expected Double [3]"));
+        assert!(refusal(vec![("q", &p)]).contains("no tensor q.exp_avg"));
+        assert!(refusal(vec![]).contains("a tensor p.exp_avg, expected only"));
+    }
+
+    #[test]
+    fn a_parameter_without_gradient_is_left_alone() {
+        let (used, unused) = (parameter(&[1.0]), parameter(&[1.0]));
+        let mut optimizer = DecoupledAdamW::new(config(), [("used", &used), ("unused", &unused)]);
+        used.sum(Kind::Double).backward();
+        optimizer.step(0.1);
+        assert_eq!(unused.double_value(&[0]), 1.0);
+        assert!(used.double_value(&[0]) < 0.5);
+    }
+
+    #[test]
+    fn pieces_change_nothing() {
+        let elements = 2 * PIECE + 17;
+        tch::manual_seed(3);
+        let start = Tensor::randn([elements], (Kind::Double, Device::Cpu)); // [N]
+        let gradient = Tensor::randn([elements], (Kind::Double, Device::Cpu)); // [N]
+        let whole = start.copy().set_requires_grad(true);
+        let halves: Vec<Tensor> =
+            start.split(PIECE, 0).into_iter().map(|piece| piece.copy().set_requires_grad(true)).collect();
+        let mut one = DecoupledAdamW::new(config(), [("whole", &whole)]);
+        let mut many = DecoupledAdamW::new(config(), halves.iter().map(|piece| ("piece", piece)));
+        for _ in 0..3 {
+            (&whole * &gradient).sum(Kind::Double).backward();
+            (Tensor::cat(&halves, 0) * &gradient).sum(Kind::Double).backward();
+            assert!((one.gradient_norm() - many.gradient_norm()).abs().double_value(&[]) < 1e-9);
+            one.step(0.05);
+            many.step(0.05);
+        }
+        assert!(whole.equal(&Tensor::cat(&halves, 0)));
+    }
+}

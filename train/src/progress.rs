@@ -1,0 +1,107 @@
+//! What a person sees while a run trains: a bar on a terminal, plain lines where the output goes to a file.
+
+use std::time::Duration;
+
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::metrics::{EvalRecord, TrainRecord};
+
+/// The progress display of one run; everything goes to standard error.
+#[derive(Debug)]
+pub struct Progress {
+    bar: ProgressBar,
+    steps: u64,
+}
+
+impl Progress {
+    /// A display for a run of `steps`, of which `done` were made before.
+    pub fn new(steps: u64, done: u64) -> Progress {
+        let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr_with_hz(5));
+        let style = ProgressStyle::with_template("{bar:28.cyan/dim} {pos}/{len}  {wide_msg}")
+            .expect("the template is constant and valid")
+            .progress_chars("━━─");
+        bar.set_style(style);
+        bar.set_position(done);
+        bar.reset_eta();
+        Progress { bar, steps }
+    }
+
+    /// One step was made.
+    pub fn step(&self) {
+        self.bar.inc(1);
+    }
+
+    /// Shows a training record: in the bar's message, or as a line of its own.
+    pub fn train(&self, record: &TrainRecord, seconds_a_step: f64) {
+        let left = (self.steps - record.step) as f64 * seconds_a_step;
+        let text = format!(
+            "loss {:.3}  accuracy {:.1} %  lr {:.2e}  {:.0} samples/s  {} tokens/s  waiting {:.0} %  {} left",
+            record.loss,
+            100.0 * record.accuracy,
+            record.lr,
+            record.samples_per_s,
+            thousands(record.tokens_per_s),
+            100.0 * record.wait_share,
+            HumanDuration(Duration::from_secs_f64(left.clamp(0.0, 1e9))),
+        );
+        if self.bar.is_hidden() {
+            eprintln!("step {:>width$}/{}  {text}", record.step, self.steps, width = digits(self.steps));
+        } else {
+            self.bar.set_message(text);
+        }
+    }
+
+    /// Shows an evaluation as a line of its own.
+    pub fn eval(&self, record: &EvalRecord) {
+        self.line(&format!(
+            "step {:>width$}/{}  held-out loss {:.3} (unigram {:.3})  accuracy {:.1} %  over {} masked tokens",
+            record.step,
+            self.steps,
+            record.loss,
+            record.unigram_loss,
+            100.0 * record.accuracy,
+            record.masked_tokens,
+            width = digits(self.steps),
+        ));
+    }
+
+    /// Prints a line without tearing the bar.
+    pub fn line(&self, text: &str) {
+        if self.bar.is_hidden() {
+            eprintln!("{text}");
+        } else {
+            self.bar.println(text);
+        }
+    }
+
+    /// Ends the display, leaving the bar as it stands.
+    pub fn finish(&self) {
+        self.bar.abandon();
+    }
+}
+
+/// `1234567.8` as `1.23 M`, `4321` as `4.3 k`.
+fn thousands(number: f64) -> String {
+    match number {
+        n if n >= 1e6 => format!("{:.2} M", n / 1e6),
+        n if n >= 1e3 => format!("{:.1} k", n / 1e3),
+        n => format!("{n:.0}"),
+    }
+}
+
+/// Decimal digits of `number`, so that lines align.
+fn digits(number: u64) -> usize {
+    number.to_string().len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_numbers_are_shortened() {
+        assert_eq!(thousands(950.0), "950");
+        assert_eq!(thousands(43_210.0), "43.2 k");
+        assert_eq!(thousands(1_234_567.0), "1.23 M");
+    }
+}

@@ -1,0 +1,86 @@
+//! One optimizer step: forward and backward over the micro-batches, then the update.
+
+use loader::StepBatch;
+use model::MaskedLm;
+use tch::{Device, Kind, Tensor};
+
+use crate::error::Error;
+use crate::feed;
+use crate::optimizer::DecoupledAdamW;
+
+/// What a step measured.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepOutcome {
+    /// Cross-entropy in nats, mean over the masked tokens of the whole batch.
+    pub loss: f64,
+    /// Masked tokens predicted exactly.
+    pub correct: u64,
+    /// Euclidean norm of the gradient.
+    pub grad_norm: f64,
+    /// Whether the update was made. It is not when loss or gradient are not finite.
+    pub updated: bool,
+}
+
+/// The seed of torch's generators for a step, which decides dropout: SplitMix64 (Steele, Lea and Flood 2014) of the
+/// run's seed advanced by the step. A pure function, so that a resumed run drops what an uninterrupted one does.
+pub fn step_seed(seed: u64, step: u64) -> i64 {
+    let mut z = seed.wrapping_add(step.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (z ^ (z >> 31)) as i64
+}
+
+/// Makes one step with learning rate `lr`.
+///
+/// Every micro-batch's loss is divided by the masked tokens of the whole batch, so the gradient does not depend on
+/// how the batch was cut. The gradients are zero before and after.
+///
+/// # Errors
+/// [`Error::Model`] or [`Error::Torch`] when a pass fails.
+pub fn step(
+    model: &MaskedLm,
+    optimizer: &mut DecoupledAdamW,
+    batch: &StepBatch,
+    lr: f64,
+    seed: u64,
+    device: Device,
+) -> Result<StepOutcome, Error> {
+    tch::manual_seed(step_seed(seed, batch.step));
+    let normalizer = batch.masked_tokens.max(1) as f64;
+    let mut sums = Tensor::zeros([2], (Kind::Double, device)); // [2]: loss, correct
+    for micro_batch in batch.micro_batches.iter().filter(|micro| !micro.labels.is_empty()) {
+        let output = model.loss(&feed::to_device(micro_batch, device)?, true, normalizer);
+        output.loss.f_backward()?;
+        let parts = [output.loss.detach(), output.correct].map(|part| part.to_kind(Kind::Double)); // [] each
+        sums += Tensor::stack(&parts, 0); // [2]
+    }
+    let norm = optimizer.gradient_norm().to_kind(Kind::Double).view(1); // [1]
+    // The only wait for the device in a step: the decision to update needs the numbers.
+    let numbers = Vec::<f64>::try_from(Tensor::cat(&[sums, norm], 0))?;
+    let [loss, correct, grad_norm]: [f64; 3] = numbers.try_into().expect("the tensor has three elements");
+    let updated = loss.is_finite() && grad_norm.is_finite();
+    if updated {
+        optimizer.step(lr);
+    } else {
+        optimizer.zero_gradients();
+    }
+    Ok(StepOutcome { loss, correct: correct as u64, grad_norm, updated })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn step_seeds_are_splitmix64_and_do_not_repeat() {
+        // The first outputs of SplitMix64 from seed 0, as published with its reference implementation.
+        assert_eq!(
+            [0, 1].map(|step| step_seed(0, step) as u64),
+            [0xe220_a839_7b1d_cdaf, 0x6e78_9e6a_a1b9_65f4]
+        );
+        let seeds: HashSet<i64> =
+            (0..10).flat_map(|seed| (0..1000).map(move |step| step_seed(seed, step))).collect();
+        assert_eq!(seeds.len(), 10_000);
+    }
+}
