@@ -58,7 +58,8 @@ fn shards_of_another_format_version_are_refused() {
     let manifest = fs::read_to_string(&path).unwrap();
     fs::write(&path, manifest.replacen("\"format_version\": 1", "\"format_version\": 7", 1)).unwrap();
     let run = corpus.path().join("run");
-    let said = fail(program("train").arg("--shards").arg(&shards).arg("--out").arg(&run).args(["--preset", "tiny"]));
+    let said =
+        fail(program("train").arg("--shards").arg(&shards).arg("--out").arg(&run).args(["--preset", "tiny"]));
     assert_says!(said, "manifest.json", "7", "1");
 }
 
@@ -80,12 +81,12 @@ fn an_unknown_key_is_answered_with_the_nearest_ones() {
     let corpus = Corpus::sentences(1, 30);
     let shards = corpus.ingest("shards", &[]);
     let said = fail(
-        program("train")
-            .arg("--shards")
-            .arg(&shards)
-            .arg("--out")
-            .arg(corpus.path().join("run"))
-            .args(["--preset", "tiny", "--set", "train.stepz=3"]),
+        program("train").arg("--shards").arg(&shards).arg("--out").arg(corpus.path().join("run")).args([
+            "--preset",
+            "tiny",
+            "--set",
+            "train.stepz=3",
+        ]),
     );
     assert_says!(said, "train.stepz", "train.steps");
 }
@@ -93,7 +94,8 @@ fn an_unknown_key_is_answered_with_the_nearest_ones() {
 #[test]
 fn a_folder_without_shards_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    let said = fail(program("train").arg("--shards").arg(folder.path()).arg("--out").arg(folder.path().join("run")));
+    let said =
+        fail(program("train").arg("--shards").arg(folder.path()).arg("--out").arg(folder.path().join("run")));
     assert_says!(said, "manifest.json", "ingest");
 }
 
@@ -102,7 +104,8 @@ fn a_checkpoint_of_another_model_is_refused() {
     let corpus = Corpus::sentences(1, 60);
     let shards = corpus.ingest("shards", &[]);
     let run = corpus.path().join("run");
-    let tiny = ["--preset", "tiny", "--device", "cpu", "--set", "train.steps=2", "--set", "train.batch_size=4"];
+    let tiny =
+        ["--preset", "tiny", "--device", "cpu", "--set", "train.steps=2", "--set", "train.batch_size=4"];
     succeed(program("train").arg("--shards").arg(&shards).arg("--out").arg(&run).args(tiny));
     // Another width in the checkpoint's own configuration: its weights no longer fit.
     let checkpoint = fs::read_dir(run.join("checkpoints")).unwrap().next().unwrap().unwrap().path();

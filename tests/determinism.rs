@@ -53,7 +53,8 @@ fn final_weights(run: &Path) -> Vec<u8> {
 
 fn checkpoints(run: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(run.join("checkpoints")) else { return Vec::new() };
-    let mut found: Vec<_> = entries.map(|entry| entry.unwrap().path()).filter(|path| path.join("state.json").exists()).collect();
+    let mut found: Vec<_> =
+        entries.map(|entry| entry.unwrap().path()).filter(|path| path.join("state.json").exists()).collect();
     found.sort();
     found
 }
@@ -98,7 +99,8 @@ fn a_run_killed_at_a_random_step_resumes_to_the_same_weights() {
         let run = corpus.path().join(format!("killed-{attempt}"));
         let share = f64::from((noise >> (7 * attempt)) % 100) / 100.0;
         let moment = duration.mul_f64(0.15 + 0.8 * share);
-        let mut child = training(&shards, &run, STEPS, &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child =
+            training(&shards, &run, STEPS, &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let started = Instant::now();
         while started.elapsed() < moment && child.try_wait().unwrap().is_none() {
             std::thread::sleep(Duration::from_millis(5));

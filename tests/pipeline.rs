@@ -19,17 +19,23 @@ fn two_commands_train_a_model_that_uses_context() {
             .arg("--out")
             .arg(&run)
             .args(["--preset", "tiny", "--device", "cpu"])
-            .args(["--set", "train.steps=120", "--set", "train.batch_size=16", "--set", "train.seq_len=64"])
+            .args(["--set", "train.steps=240", "--set", "train.batch_size=16", "--set", "train.seq_len=64"])
             .args(["--set", "model.num_hidden_layers=2", "--set", "model.hidden_size=128"])
             .args(["--set", "model.num_attention_heads=2", "--set", "model.intermediate_size=256"])
-            .args(["--set", "checkpoint.every_steps=60", "--set", "seed=3"]),
+            .args(["--set", "checkpoint.every_steps=120", "--set", "seed=3"]),
     );
 
-    let printed = succeed(program("train").arg("eval").arg("--from").arg(&run).arg("--shards").arg(&shards).arg("--json"));
+    let printed = succeed(
+        program("train").arg("eval").arg("--from").arg(&run).arg("--shards").arg(&shards).arg("--json"),
+    );
     let start = printed.find('{').expect("a JSON object");
     let evaluation: Value = serde_json::from_str(printed[start..].trim()).expect("valid JSON");
-    let (loss, unigram) = (evaluation["loss"].as_f64().unwrap(), evaluation["unigram_loss"].as_f64().unwrap());
-    assert!(loss.is_finite() && loss < 0.8 * unigram, "held-out loss {loss}, unigram cross-entropy {unigram}");
+    let (loss, unigram) =
+        (evaluation["loss"].as_f64().unwrap(), evaluation["unigram_loss"].as_f64().unwrap());
+    assert!(
+        loss.is_finite() && loss < 0.8 * unigram,
+        "held-out loss {loss}, unigram cross-entropy {unigram}"
+    );
     assert!(evaluation["accuracy"].as_f64().unwrap() > 0.2, "{evaluation}");
 
     let report = corpus.path().join("report.html");

@@ -52,10 +52,16 @@ fn every_command_of_the_readme_is_understood() {
         let Some(first) = words.first() else { continue };
         if *first == "make" {
             let target = words.get(1).expect("make with a target");
-            assert!(makefile.contains(&format!("\n{target}:")), "README.md: no target {target} in the Makefile");
+            assert!(
+                makefile.contains(&format!("\n{target}:")),
+                "README.md: no target {target} in the Makefile"
+            );
             checked += 1;
         }
-        let Some(name) = ["ingest", "train"].into_iter().find(|name| first.ends_with(&format!("/{name}"))) else { continue };
+        let Some(name) = ["ingest", "train"].into_iter().find(|name| first.ends_with(&format!("/{name}")))
+        else {
+            continue;
+        };
         let mut help = program(name);
         if let Some(sub) = words.get(1).filter(|word| !word.starts_with('-')) {
             help.arg(sub);
@@ -63,7 +69,10 @@ fn every_command_of_the_readme_is_understood() {
         let help = succeed(help.arg("--help"));
         for option in words.iter().filter(|word| word.starts_with("--")) {
             let option = option.split('=').next().unwrap();
-            assert!(help.contains(option), "README.md shows {option} in {command:?}, which `--help` does not know:\n{help}");
+            assert!(
+                help.contains(option),
+                "README.md shows {option} in {command:?}, which `--help` does not know:\n{help}"
+            );
         }
         checked += 1;
     }

@@ -130,6 +130,17 @@ pub enum Error {
         reason: String,
     },
 
+    /// The fast encoder was asked for and does not support the tokenizer.
+    #[error(
+        "the fast encoder cannot stand in for {name}: {reason}; use --encoder auto or --encoder tokenizers"
+    )]
+    NoFastEncoder {
+        /// The file, or the name of the bundled tokenizer.
+        name: String,
+        /// What of the definition it does not support.
+        reason: String,
+    },
+
     /// A tokenizer lacks tokens that masked-language modelling needs.
     #[error(
         "the tokenizer {name} has no {missing}; a masked language model needs [PAD], [UNK], [CLS], [SEP] and [MASK]: add the \

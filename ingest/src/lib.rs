@@ -3,17 +3,19 @@
 //! One call does the whole way; what it writes is described by [`loader::shard`].
 //!
 //! ```
-//! use ingest::{Inputs, Job, Options, Progress, TokenizerFile};
+//! use ingest::{EncoderChoice, Inputs, Job, Options, Progress, TokenizerFile};
 //!
 //! # let folder = tempfile::tempdir().unwrap();
 //! # let (corpus, out) = (folder.path().join("corpus"), folder.path().join("shards"));
 //! # std::fs::create_dir(&corpus).unwrap();
 //! std::fs::write(corpus.join("a.jsonl"), "{\"text\": \"To be, or not to be.\"}\n").unwrap();
+//! let tokenizer = TokenizerFile::bundled()?;
 //! let job = Job {
 //!     inputs: Inputs::find(&[corpus.to_string_lossy().into_owned()])?,
 //!     out: out.clone(),
 //!     options: Options::default(),
-//!     tokenizer: TokenizerFile::bundled()?,
+//!     encoder: tokenizer.encoder(EncoderChoice::Auto)?,
+//!     tokenizer,
 //!     workers: 2,
 //!     skip_bad_lines: 0,
 //! };
@@ -24,7 +26,7 @@
 //! # Ok::<(), ingest::Error>(())
 //! ```
 //!
-//! To read: [`source`] yields documents, [`tokenizer`] turns them into ids, [`run`] (`pipeline.rs`) cuts them into
+//! To read: [`source`] yields documents, [`Encoder`] turns them into ids, [`run`] (`pipeline.rs`) cuts them into
 //! parts, `folder.rs` says what of a folder is complete, [`docs`] is the table beside each shard.
 
 pub mod docs;
@@ -34,6 +36,7 @@ pub mod tokenizer;
 pub mod wordpiece;
 
 mod document;
+mod encoder;
 mod error;
 mod folder;
 mod part;
@@ -42,6 +45,7 @@ mod space;
 mod verify;
 
 pub use document::{FoundDocument, find_document};
+pub use encoder::{Encode, Encoder, EncoderChoice};
 pub use error::Error;
 pub use folder::MANIFEST_HASH_FILE;
 pub use identity::Options;

@@ -13,12 +13,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use loader::shard::{FORMAT_VERSION, Ingest, InputFile, Manifest};
 
+use crate::encoder::{Encode, Encoder};
 use crate::error::Error;
 use crate::folder::{OutFolder, State};
 use crate::identity::{Identity, Options};
 use crate::part::{PartNote, PartWriter, Place};
 use crate::source::{self, BadRow, Input, Inputs, Row, Source};
-use crate::tokenizer::{Encode, TokenizerFile};
+use crate::tokenizer::TokenizerFile;
 
 /// What is to be ingested, where to and how.
 pub struct Job {
@@ -30,6 +31,8 @@ pub struct Job {
     pub options: Options,
     /// What turns text into tokens.
     pub tokenizer: TokenizerFile,
+    /// How it does that; made from `tokenizer`.
+    pub encoder: Encoder,
     /// Threads, at least 1; more than there are inputs are of no use.
     pub workers: usize,
     /// Rows, of all inputs together, that may be left out because something is wrong with them.
@@ -115,7 +118,7 @@ impl Run<'_> {
         let next = AtomicUsize::new(0);
         let work = || {
             let mut done: Vec<(usize, InputResult)> = Vec::new();
-            let mut encoder = self.job.tokenizer.encoder();
+            let mut encoder = self.job.encoder.worker();
             let mut ids = Vec::new();
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);

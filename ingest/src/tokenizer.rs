@@ -1,4 +1,4 @@
-//! The tokenizer file: what it must have, what the manifest says of it, and encoders made from it.
+//! The tokenizer file: what it must have and what the manifest says of it.
 
 use std::borrow::Cow;
 use std::fs;
@@ -7,6 +7,7 @@ use std::path::Path;
 use loader::shard::{SpecialTokens, TokenizerInfo};
 use tokenizers::Tokenizer;
 
+use crate::encoder::{Encoder, EncoderChoice};
 use crate::error::Error;
 
 /// BERT's uncased English vocabulary; see the note beside it.
@@ -15,15 +16,6 @@ const BUNDLED: &[u8] = include_bytes!("../assets/bert-base-uncased/tokenizer.jso
 const BUNDLED_NAME: &str = "bert-base-uncased (bundled)";
 /// Name of the tokenizer's copy in a shard folder.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
-
-/// Turns text into token ids, without special tokens around it.
-pub trait Encode: Send {
-    /// Appends the ids of `text` to `ids`.
-    ///
-    /// # Errors
-    /// The reason, when the tokenizer fails on this text.
-    fn encode(&mut self, text: &str, ids: &mut Vec<u32>) -> Result<(), String>;
-}
 
 /// A tokenizer that fits masked-language modelling.
 #[derive(Clone)]
@@ -94,9 +86,13 @@ impl TokenizerFile {
         if self.info.vocab_size <= 1 << 16 { 2 } else { 4 }
     }
 
-    /// An encoder of its own for one worker.
-    pub fn encoder(&self) -> Box<dyn Encode> {
-        Box::new(Reference(self.tokenizer.clone()))
+    /// The encoder of a run.
+    ///
+    /// # Errors
+    /// [`Error::NoFastEncoder`] when the fast one is asked for and cannot stand in for this tokenizer.
+    pub fn encoder(&self, choice: EncoderChoice) -> Result<Encoder, Error> {
+        Encoder::choose(&self.tokenizer, choice)
+            .map_err(|reason| Error::NoFastEncoder { name: self.name.clone(), reason: reason.to_string() })
     }
 
     /// The text of token ids, as far as it can be told: an uncased vocabulary has lost the case.
@@ -130,17 +126,6 @@ fn special_tokens(name: &str, tokenizer: &Tokenizer) -> Result<SpecialTokens, Er
     Err(Error::MissingSpecialTokens { name: name.to_owned(), missing: missing.join(", ") })
 }
 
-/// The `tokenizers` crate: every kind of tokenizer, and what all others are compared with.
-struct Reference(Tokenizer);
-
-impl Encode for Reference {
-    fn encode(&mut self, text: &str, ids: &mut Vec<u32>) -> Result<(), String> {
-        let encoding = self.0.encode_fast(text, false).map_err(|error| error.to_string())?;
-        ids.extend_from_slice(encoding.get_ids());
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,7 +139,7 @@ mod tests {
 
     fn ids(file: &TokenizerFile, text: &str) -> Vec<u32> {
         let mut ids = Vec::new();
-        file.encoder().encode(text, &mut ids).unwrap();
+        file.encoder(EncoderChoice::Tokenizers).unwrap().worker().encode(text, &mut ids).unwrap();
         ids
     }
 
@@ -181,6 +166,24 @@ mod tests {
         .unwrap();
         assert_eq!(ids(&file, &"a ".repeat(1000)).len(), 1000);
         assert!(ids(&file, " \n").is_empty());
+    }
+
+    #[test]
+    fn the_fast_encoder_steps_aside_with_the_reason() {
+        let file = altered("\"type\": \"BertPreTokenizer\"", "\"type\": \"Whitespace\"").unwrap();
+        let encoder = file.encoder(EncoderChoice::Auto).unwrap();
+        assert!(
+            encoder.describe().starts_with("the tokenizers crate (the pre-tokenizer is "),
+            "{}",
+            encoder.describe()
+        );
+        let error = file.encoder(EncoderChoice::Fast).err().unwrap().to_string();
+        assert!(
+            error.contains("t.json") && error.contains("pre-tokenizer") && error.contains("--encoder"),
+            "{error}"
+        );
+        let bundled = TokenizerFile::bundled().unwrap();
+        assert_eq!(bundled.encoder(EncoderChoice::Auto).unwrap().describe(), "the fast WordPiece encoder");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::config::{LoaderConfig, MaskRate};
 use crate::corpus::{FRAME_TOKENS, Samples};
 use crate::error::Error;
 use crate::mask::{Draw, Masker, Room};
-use crate::plan::{Plan, SampleId, share};
+use crate::plan::{Plan, SampleId, Window, share};
 use crate::shard::Tokens;
 use crate::slot::{Buffer, Cutter, Region};
 
@@ -267,6 +267,7 @@ impl Assembler {
         mut each: impl FnMut(SampleId, Tokens<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
         for ids in ids.chunks(AHEAD) {
+            ids.iter().for_each(|id| self.samples.touch(id.sample));
             let mut texts = [Tokens::U16(&[]); AHEAD];
             for (text, id) in texts.iter_mut().zip(ids) {
                 *text = self.text(*id)?;
@@ -290,6 +291,8 @@ pub(crate) struct StepBuilder {
     share: Range<usize>,
     slot_size: SlotSize,
     ids: Vec<SampleId>,
+    /// Where the last batch ended in the order.
+    window: Option<Window>,
 }
 
 impl StepBuilder {
@@ -307,6 +310,7 @@ impl StepBuilder {
             mask_rate: config.mask_rate,
             share,
             ids: Vec::new(),
+            window: None,
         })
     }
 
@@ -321,7 +325,7 @@ impl StepBuilder {
 
     /// Makes `batch` the batch of a step.
     pub(crate) fn build(&mut self, step: u64, batch: &mut StepBatch) -> Result<(), Error> {
-        self.plan.samples_in(step, &mut self.ids);
+        self.plan.samples_with(&mut self.window, step, &mut self.ids);
         let rate = self.mask_rate.at(step);
         let draw = Draw::at(rate);
         let assembler = &self.assembler;

@@ -114,7 +114,7 @@ pub struct LoaderConfig {
     pub seed: u64,
     /// Threads that gather and mask. 2: one is fast enough for eight GPUs, the second hides the first one's page faults.
     pub workers: usize,
-    /// Finished batches kept ready, over all workers. 8: enough to ride out a checkpoint or a slow read.
+    /// Batches that may be in the making, ready or held at a time, over all workers. 8: enough to ride out a checkpoint or a slow read.
     pub slots: usize,
     /// Samples in a shuffle block. Blocks are what is read as a whole: 1024 documents of C4 are about 900 kB.
     pub shuffle_block: u64,

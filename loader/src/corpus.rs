@@ -9,8 +9,8 @@ use crate::error::Error;
 use crate::shard::{Manifest, Shard, ShardEntry, TokenizerInfo, Tokens};
 
 /// Documents a block of the index that counts samples, where a document can be several. Small enough that walking half
-/// a block costs less than masking the sample, at an eighth of a byte a document.
-const INDEX_BLOCK: u64 = 64;
+/// a block costs less than masking the sample, at half a byte a document.
+const INDEX_BLOCK: u64 = 16;
 
 /// Tokens of a sample that are not text: `[CLS]` and `[SEP]`.
 pub(crate) const FRAME_TOKENS: usize = 2;
@@ -216,6 +216,16 @@ impl Samples {
         Ok(self.corpus.document(self.split, document)?.slice(start..start + self.body))
     }
 
+    /// Reads where the document of a sample begins, when that takes no search: a loop over several samples lets their
+    /// fetches overlap.
+    pub(crate) fn touch(&self, sample: u64) {
+        if self.index.is_none()
+            && let Ok((shard, document)) = self.corpus.locate(self.split, sample)
+        {
+            shard.touch(document);
+        }
+    }
+
     /// The error for a token of a sample that no tokenizer of this vocabulary gives.
     pub(crate) fn outside_vocabulary(&self, sample: u64, token: u32) -> Result<Error, Error> {
         let (document, _) = self.place(sample)?;
@@ -230,13 +240,17 @@ impl Samples {
         let block = index.starts.partition_point(|start| *start <= sample) - 1;
         let mut piece = sample - index.starts[block];
         let first = block as u64 * INDEX_BLOCK;
+        let (mut shard, mut at) = self.corpus.locate(self.split, first)?;
         for document in first..first + INDEX_BLOCK {
-            let (shard, at) = self.corpus.locate(self.split, document)?;
+            if at == shard.end_of(self.split) {
+                (shard, at) = self.corpus.locate(self.split, document)?;
+            }
             let pieces = shard.document_len(at)?.div_ceil(self.body) as u64;
             if piece < pieces {
                 return Ok((document, piece as usize));
             }
             piece -= pieces;
+            at += 1;
         }
         Err(Error::OutOfRange { what: "sample", index: sample, count: self.len })
     }
@@ -269,6 +283,16 @@ impl ChunkIndex {
             }
         }
         Ok(Self { starts: starts.into(), samples })
+    }
+}
+
+impl Shard {
+    /// The number of the first document after those of a split.
+    fn end_of(&self, split: Split) -> u64 {
+        match split {
+            Split::Train => self.documents() - self.held_out(),
+            Split::HeldOut => self.documents(),
+        }
     }
 }
 

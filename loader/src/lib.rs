@@ -10,7 +10,8 @@
 //! - [`Corpus`] opens folders and checks them, [`Samples`] cuts documents into samples.
 //! - [`Plan`] says which samples make up the batch of a step, [`Masker`] what the model must predict. Both are pure
 //!   functions of the seed, so a batch is the same for any number of ranks and workers, and any step can be the first.
-//! - [`Loader`] runs them on threads; [`held_out_batches`] gives the evaluation set.
+//! - [`Loader`] runs them on threads, which fill the slots of a ring in memory of your choice ([`Region`]) and take turns
+//!   without locks; [`held_out_batches`] gives the evaluation set. [`measure`] tells how fast batches come.
 //!
 //! # From a folder to a batch
 //!
@@ -62,6 +63,7 @@ mod plan;
 mod ring;
 mod slot;
 mod sync;
+mod throughput;
 mod unigram;
 mod workers;
 
@@ -74,4 +76,5 @@ pub use loader::{Loader, LoaderBuilder, ReadyBatch};
 pub use mask::{Draw, Masked, Masker, Room};
 pub use plan::{Plan, SampleId, share};
 pub use slot::{Buffer, Number, Region};
+pub use throughput::{Throughput, measure};
 pub use unigram::{TokenCounts, unigram_entropy};

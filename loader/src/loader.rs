@@ -63,6 +63,11 @@ impl Loader {
         self.waited
     }
 
+    /// Number of batches that may be ready or held at a time.
+    pub fn slots(&self) -> usize {
+        self.workers.slots()
+    }
+
     /// Gives a used batch back, as dropping it does, so that a worker fills its memory again.
     pub fn recycle(&self, batch: ReadyBatch) {
         drop(batch);

@@ -59,23 +59,31 @@ impl Plan {
 
     /// The global batch of a step, counted from 0, put into `ids` in place of what was there.
     pub fn samples_in(&self, step: u64, ids: &mut Vec<SampleId>) {
+        self.samples_with(&mut None, step, ids);
+    }
+
+    /// As [`samples_in`](Plan::samples_in). The window that a batch ends in is left in `recent`, where the next batch
+    /// is likely to go on; whatever is there changes no result.
+    pub(crate) fn samples_with(&self, recent: &mut Option<Window>, step: u64, ids: &mut Vec<SampleId>) {
         ids.clear();
         let start = self.start(step);
         let mut epoch = (start / u128::from(self.samples)) as u64;
         let mut position = (start % u128::from(self.samples)) as u64;
-        let mut order = EpochOrder::new(self, epoch);
-        let mut window = order.window_at(position);
+        let mut window = match recent.take() {
+            Some(window) if window.epoch == epoch && window.positions.contains(&position) => window,
+            _ => EpochOrder::new(self, epoch).window_at(position),
+        };
         for _ in 0..self.batch_size {
             if position == self.samples {
                 (epoch, position) = (epoch + 1, 0);
-                order = EpochOrder::new(self, epoch);
-                window = order.window_at(0);
-            } else if !window.positions.contains(&position) {
-                window = order.window_at(position);
             }
-            ids.push(SampleId { epoch, sample: order.sample(&window, position) });
+            if window.epoch != epoch || !window.positions.contains(&position) {
+                window = EpochOrder::new(self, epoch).window_at(position);
+            }
+            ids.push(SampleId { epoch, sample: window.sample(position, self.block) });
             position += 1;
         }
+        *recent = Some(window);
     }
 
     /// The number of a step's first sample, counting through all epochs.
@@ -111,12 +119,29 @@ struct EpochOrder<'a> {
 }
 
 /// One window of an epoch.
-struct Window {
+#[derive(Clone, Debug)]
+pub(crate) struct Window {
+    epoch: u64,
     /// The positions in the epoch that it fills.
     positions: Range<u64>,
-    /// Where in the order of blocks it begins.
-    first_block: u64,
+    /// Its blocks, in their order: eight bytes each, the only part of the order that is stored.
+    blocks: Vec<u64>,
     within: Permutation,
+    /// The place among its samples where the short block ends, and the samples that block lacks; nothing is past the
+    /// end when it is not in this window.
+    short_end: u64,
+    missing: u64,
+}
+
+impl Window {
+    /// The sample at a position of the epoch, which lies in the window.
+    #[inline]
+    fn sample(&self, position: u64, block: u64) -> u64 {
+        let shuffled = self.within.apply(position - self.positions.start);
+        // Places after the short block are moved up, as if it were full.
+        let slot = shuffled + if shuffled >= self.short_end { self.missing } else { 0 };
+        self.blocks[(slot / block) as usize] * block + slot % block
+    }
 }
 
 impl<'a> EpochOrder<'a> {
@@ -145,18 +170,13 @@ impl<'a> EpochOrder<'a> {
         let key = Key::derive(self.plan.seed, Purpose::WindowOrder);
         let counter = [self.epoch as u32, index as u32, (index >> 32) as u32];
         let within = Permutation::new(positions.end - positions.start, key, counter);
-        Window { positions, first_block, within }
-    }
-
-    /// The sample at a position of the epoch, which lies in `window`.
-    #[inline]
-    fn sample(&self, window: &Window, position: u64) -> u64 {
-        let shuffled = window.positions.start + window.within.apply(position - window.positions.start);
-        let past_short = shuffled >= self.samples_before(self.short_at + 1);
-        let slot = shuffled + if past_short { self.missing } else { 0 };
-        let (block, offset) = (slot / self.plan.block, slot % self.plan.block);
-        debug_assert!(block >= window.first_block);
-        self.blocks.apply(block) * self.plan.block + offset
+        let blocks: Vec<u64> = (first_block..end_block).map(|at| self.blocks.apply(at)).collect();
+        let short_end = if (first_block..end_block).contains(&self.short_at) {
+            self.samples_before(self.short_at + 1) - positions.start
+        } else {
+            u64::MAX
+        };
+        Window { epoch: self.epoch, positions, blocks, within, short_end, missing: self.missing }
     }
 }
 

@@ -187,11 +187,6 @@ pub(crate) struct Taker<T> {
 pub(crate) struct Held;
 
 impl<T> Taker<T> {
-    /// The ticket to be taken next.
-    pub(crate) fn next(&self) -> u64 {
-        self.next
-    }
-
     /// Whether the next ticket could be taken without waiting.
     pub(crate) fn is_ready(&self) -> bool {
         self.ring.slot(self.next).stamp.load(Ordering::Acquire) == self.ring.free(self.next) + 1
@@ -270,7 +265,7 @@ mod tests {
     #[test]
     fn tickets_come_in_order_and_whole_under_stress() {
         for (slots, fillers, tickets) in
-            [(1, 1, 20_000), (1, 4, 5_000), (2, 3, 20_000), (7, 4, 20_000), (64, 2, 50_000)]
+            [(1, 1, 5_000), (1, 4, 2_000), (2, 3, 5_000), (7, 4, 5_000), (64, 2, 20_000)]
         {
             let (mut taker, fillers) = ring(vec![[0u64; 16]; slots], fillers, tickets);
             let threads: Vec<_> = fillers
@@ -291,14 +286,14 @@ mod tests {
     /// Leases that are dropped in another order than they were taken in, as far as the slots allow.
     #[test]
     fn leases_may_be_given_back_in_any_order() {
-        let (mut taker, fillers) = ring(vec![0u64; 5], 3, 9_999);
+        let (mut taker, fillers) = ring(vec![0u64; 5], 3, 1_999);
         let threads: Vec<_> = fillers
             .into_iter()
             .map(|mut filler| thread::spawn(move || while filler.fill(|ticket, value| *value = ticket) {}))
             .collect();
         let mut held: Vec<Lease<u64>> = Vec::new();
         let mut next = 0;
-        while next < 9_999 {
+        while next < 1_999 {
             match taker.take().unwrap() {
                 Ok(lease) => {
                     assert_eq!(*lease.get(), next);
@@ -314,7 +309,7 @@ mod tests {
         }
         drop(taker);
         // The leases outlive the taker.
-        assert!(held.iter().all(|lease| *lease.get() < 9_999));
+        assert!(held.iter().all(|lease| *lease.get() < 1_999));
         threads.into_iter().for_each(|thread| thread.join().unwrap());
     }
 
@@ -335,7 +330,7 @@ mod tests {
 
     #[test]
     fn closing_wakes_fillers_that_wait() {
-        for _ in 0..200 {
+        for _ in 0..50 {
             let (taker, fillers) = ring(vec![0u64; 1], 3, NONE);
             let threads: Vec<_> = fillers
                 .into_iter()

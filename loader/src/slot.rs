@@ -201,6 +201,15 @@ impl<T: Number> PartialEq for Buffer<T> {
     }
 }
 
+impl<'a, T: Number> IntoIterator for &'a Buffer<T> {
+    type Item = &'a T;
+    type IntoIter = std::slice::Iter<'a, T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
 impl<T: Number + Eq> Eq for Buffer<T> {}
 
 impl<T: Number, const N: usize> PartialEq<[T; N]> for Buffer<T> {

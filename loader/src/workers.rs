@@ -63,6 +63,11 @@ impl<T: Send + Sync + 'static> Workers<T> {
         Ok(workers)
     }
 
+    /// Number of items that may be made or held at a time.
+    pub(crate) fn slots(&self) -> usize {
+        self.slots
+    }
+
     /// Whether the next item could be taken without waiting.
     pub(crate) fn is_ready(&self) -> bool {
         self.taker.is_ready()

@@ -59,7 +59,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let mut update = 0.0;
     if model.is_fused() {
-        let optimizer = model.fused_adamw()?;
+        let moments: Vec<[Tensor; 2]> =
+            model.parameters().iter().map(|(_, p)| [(); 2].map(|()| p.detach().zeros_like())).collect();
+        let moments: Vec<_> = moments.iter().map(|moments| moments.each_ref()).collect();
+        let optimizer = model.fused_adamw(&moments)?;
         let mut t = 0;
         update = timed(|| {
             t += 1;

@@ -57,7 +57,8 @@
 //! # Where to look
 //!
 //! `encoder.rs` first; then `embed.rs`, `attention.rs` with `alibi.rs` and `unpad.rs`, `feed_forward.rs`, `heads/`
-//! and `loss.rs`. `parameters.rs` lists every parameter by name.
+//! and `loss.rs`. `parameters.rs` lists every parameter by name. `fused/` is the same model over our own CUDA kernels
+//! (`csrc/kernels`), which [`MaskedLm::use_fused_path`] switches to; `torch/` is what it needs of libtorch and CUDA.
 
 pub mod alibi;
 mod attention;
@@ -82,7 +83,7 @@ mod unpad;
 pub use batch::TokenBatch;
 pub use config::ModelConfig;
 pub use error::Error;
-pub use fused::{AdamW, Moments};
+pub use fused::AdamW;
 pub use heads::{ClassifierOutput, Head, MaskedLm, MlmOutput, SequenceClassifier};
 pub use init::Init;
 pub use parameters::{ParameterSpec, Parameters};

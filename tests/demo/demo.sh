@@ -7,6 +7,8 @@ set -eu
 cd "$(dirname "$0")/../.."
 
 bin=target/release
+# On a busy machine, threads that spin while they wait take the processors from those that work.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 say() { printf '\n== %s\n' "$*"; }
 
 free_mb=$(df -Pm . | awk 'NR == 2 { print $4 }')
@@ -34,14 +36,14 @@ say "ingest: text -> packed shards in $work/shards"
 $bin/ingest c4 "$@" --out $work/shards --held-out 0.02 --json $work/ingest.json
 
 say "train: the tiny preset on the CPU, about two minutes"
-if [ -e $work/run/config.toml ]; then
-    $bin/train --resume $work/run
+if [ -e $work/tiny/config.toml ]; then
+    $bin/train --resume $work/tiny
 else
-    $bin/train --shards $work/shards --out $work/run --preset tiny --device cpu
+    $bin/train --shards $work/shards --out $work/tiny --preset tiny --device cpu
 fi
 
 say "evaluate: documents held out from training"
-$bin/train eval --from $work/run --shards $work/shards --json >$work/eval.json
+$bin/train eval --from $work/tiny --shards $work/shards --json >$work/eval.json
 
-$bin/train report $work/run --out demo/report.html
+$bin/train report $work/tiny --out demo/report.html
 python3 tests/demo/summary.py $work demo/report.html

@@ -8,7 +8,7 @@ work, report = pathlib.Path(sys.argv[1]), sys.argv[2]
 manifest = json.loads((work / "shards/manifest.json").read_text())
 ingest = json.loads((work / "ingest.json").read_text())
 evaluation = json.loads((work / "eval.json").read_text())
-steps = [json.loads(line) for line in (work / "run/metrics.jsonl").read_text().splitlines()]
+steps = [json.loads(line) for line in (work / "tiny/metrics.jsonl").read_text().splitlines()]
 steps = [step for step in steps if step["kind"] == "train"]
 # The first logged steps warm caches and threads up.
 speeds = sorted(step["samples_per_s"] for step in steps[1:]) or [steps[0]["samples_per_s"]]

@@ -16,9 +16,13 @@ use tempfile::TempDir;
 pub fn program(name: &str) -> Command {
     let test = std::env::current_exe().expect("a test binary knows its own path");
     // target/release/deps/e2e-<hash> -> target/release/<name>
-    let path = test.parent().and_then(Path::parent).expect("a test binary lies in target/PROFILE/deps").join(name);
+    let path =
+        test.parent().and_then(Path::parent).expect("a test binary lies in target/PROFILE/deps").join(name);
     assert!(path.exists(), "{} is missing; run `make build` before the end-to-end tests", path.display());
-    Command::new(path)
+    let mut command = Command::new(path);
+    // Tests run side by side: threads that spin while they wait would take the processors from one another.
+    command.env("OMP_WAIT_POLICY", "passive");
+    command
 }
 
 /// What a finished command printed, standard output and standard error together.
@@ -75,7 +79,8 @@ impl Corpus {
                 let mut state = (file * documents + document) as u64;
                 let mut text = String::new();
                 for _ in 0..6 {
-                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    state =
+                        state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                     let [who, does, what, place] = SUBJECTS[(state >> 33) as usize % SUBJECTS.len()];
                     text += &format!("{who} {does} {what} {place}. ");
                 }

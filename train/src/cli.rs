@@ -8,12 +8,17 @@ use train::layers::DEFAULT_PRESET;
 
 /// Pretrain a masked language model on packed shards.
 ///
-/// Without a sub-command, trains:
+/// Without a sub-command it trains:
 ///
 ///   train --shards DIR --out RUN --preset tiny      starts a run
 ///   train --resume RUN                              continues it exactly
 #[derive(Debug, Parser)]
-#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    verbatim_doc_comment
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,

@@ -77,6 +77,8 @@ pub fn evaluate_checkpoint(
     let corpus = Corpus::open(shards)?;
     checkpoint.check_tokenizer(&corpus.tokenizer().blake3)?;
     let device = device::choose(device)?;
+    // Another number of threads would round the sums differently.
+    device::set_threads(config.train.threads);
     let model = MaskedLm::new(&config.model, config.seed, device, device::compute_kind(device))?;
     checkpoint.load_parameters(model.parameters())?;
     let evaluation = evaluate(&model, &corpus, &config.held_out_config(), device)?;

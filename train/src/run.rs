@@ -307,13 +307,19 @@ impl Watch {
 
 /// Whether something that happens every `every` steps (0: never) happens after step `done`.
 fn is_due(done: u64, every: u64) -> bool {
-    every > 0 && done % every == 0
+    // Zero divides nothing but zero, and `done` is at least one.
+    done.is_multiple_of(every)
 }
 
 /// Model and optimizer of a configuration, with initial weights.
 fn build(config: &Config, device: Device) -> Result<(MaskedLm, DecoupledAdamW), Error> {
     device::set_threads(config.train.threads);
-    let model = MaskedLm::new(&config.model, config.seed, device, device::compute_kind(device))?;
+    let mut model = MaskedLm::new(&config.model, config.seed, device, device::compute_kind(device))?;
+    if device.is_cuda()
+        && let Err(reason) = model.use_fused_path()
+    {
+        eprintln!("note: training on the reference path, which is slower: {reason}");
+    }
     let optimizer = DecoupledAdamW::new(config.optimizer.clone(), model.parameters().iter());
     Ok((model, optimizer))
 }

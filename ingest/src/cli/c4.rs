@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use ingest::identity::{DEFAULT_HELD_OUT, DEFAULT_SHARD_TOKENS, DEFAULT_TEXT_FIELD};
-use ingest::{Inputs, Job, Options, Progress, Space, TokenizerFile};
+use ingest::{EncoderChoice, Inputs, Job, Options, Progress, Space, TokenizerFile};
 use loader::atomic;
 
 use super::meter::Meter;
@@ -35,6 +35,9 @@ pub(crate) struct Arguments {
     /// A tokenizer.json of Hugging Face's tokenizers, with [PAD] [UNK] [CLS] [SEP] [MASK]; without it, bert-base-uncased
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
+    /// What turns text into ids; all give the same ones
+    #[arg(long, value_enum, value_name = "NAME", default_value = "auto")]
+    encoder: EncoderArgument,
     /// Threads, each working on one input file; without it, one a processor
     #[arg(long, value_name = "N")]
     workers: Option<NonZeroUsize>,
@@ -53,6 +56,27 @@ pub(crate) struct Arguments {
     /// Also write the summary as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+}
+
+/// `--encoder`.
+#[derive(Clone, Copy, ValueEnum)]
+enum EncoderArgument {
+    /// The fast encoder for tokenizers it supports in full, else the tokenizers crate
+    Auto,
+    /// The fast WordPiece encoder, or an error
+    Fast,
+    /// Hugging Face's tokenizers crate
+    Tokenizers,
+}
+
+impl From<EncoderArgument> for EncoderChoice {
+    fn from(argument: EncoderArgument) -> Self {
+        match argument {
+            EncoderArgument::Auto => Self::Auto,
+            EncoderArgument::Fast => Self::Fast,
+            EncoderArgument::Tokenizers => Self::Tokenizers,
+        }
+    }
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -104,6 +128,7 @@ fn job(arguments: &Arguments) -> Result<Job> {
         inputs: Inputs::find(&arguments.inputs)?,
         out: arguments.out.clone(),
         options,
+        encoder: tokenizer.encoder(arguments.encoder.into())?,
         tokenizer,
         workers: workers.get(),
         skip_bad_lines: arguments.skip_bad_lines,
@@ -114,12 +139,13 @@ fn job(arguments: &Arguments) -> Result<Job> {
 fn announce(job: &Job) -> Result<()> {
     let inputs = &job.inputs;
     eprintln!(
-        "{}, {}, to {} with {} ({} ids), {}",
+        "{}, {}, to {} with {} ({} ids) through {}, {}",
         format::counted(inputs.files.len() as u64, "file"),
         format::bytes(inputs.bytes()),
         job.out.display(),
         job.tokenizer.name(),
         format::count(job.tokenizer.info().vocab_size.into()),
+        job.encoder.describe(),
         format::counted(job.workers.min(inputs.files.len()) as u64, "worker"),
     );
     if let Some(first) = inputs.ignored.first() {

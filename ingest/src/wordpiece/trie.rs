@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 pub(super) const MAX_ID: u32 = (1 << 28) - 2;
 
 /// Nodes tried from the back of the array before a new block is opened; bounds the time to build.
-const OPEN_BLOCKS: usize = 16;
+const OPEN_BLOCKS: usize = 4;
 
 /// Where a walk starts.
 #[derive(Clone, Copy, Debug)]

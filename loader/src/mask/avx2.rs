@@ -6,26 +6,29 @@
 use std::arch::x86_64::*;
 
 use super::{CHUNK, Draw, Masked, Room, Rule};
-use crate::philox::{LANES, MULTIPLIERS, ROUNDS};
+use crate::philox::{Key, LANES, MULTIPLIERS, ROUNDS};
 
-/// Proof that this processor has the instructions: only [`detect`](Avx2::detect) makes one.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Avx2(());
+/// Masking under a key on a processor that has the instructions: only [`detect`](Avx2::detect) makes one.
+#[derive(Clone, Debug)]
+pub(super) struct Avx2 {
+    /// The key of each round, one in each 64 bits, as the rounds load them.
+    keys: [[u64; 2]; ROUNDS],
+}
 
 impl Avx2 {
     /// Asks the processor.
-    pub(super) fn detect() -> Option<Self> {
+    pub(super) fn detect(key: Key) -> Option<Self> {
         let found = is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("bmi1")
             && is_x86_feature_detected!("bmi2")
             && is_x86_feature_detected!("lzcnt")
             && is_x86_feature_detected!("popcnt");
-        found.then_some(Self(()))
+        found.then(|| Self { keys: key.schedule().map(|keys| keys.map(u64::from)) })
     }
 
     /// As [`portable::mask`](super::portable::mask).
     pub(super) fn mask<T: Token>(
-        self,
+        &self,
         rule: &Rule,
         draw: &Draw,
         counter: [u32; 3],
@@ -34,13 +37,13 @@ impl Avx2 {
         room: Room<'_>,
     ) -> Masked {
         // SAFETY: `self` exists, so `detect` has found every feature that the function is compiled for.
-        unsafe { mask(rule, draw, counter, text, first, room) }
+        unsafe { mask(&self.keys, rule, draw, counter, text, first, room) }
     }
 
     /// As [`portable::count`](super::portable::count).
-    pub(super) fn count<T: Token>(self, rule: &Rule, draw: &Draw, counter: [u32; 3], text: &[T]) -> Masked {
+    pub(super) fn count<T: Token>(&self, rule: &Rule, draw: &Draw, counter: [u32; 3], text: &[T]) -> Masked {
         // SAFETY: as above.
-        unsafe { count(rule, draw, counter, text) }
+        unsafe { count(&self.keys, rule, draw, counter, text) }
     }
 }
 
@@ -73,6 +76,7 @@ impl Token for u32 {
 
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 fn mask<T: Token>(
+    keys: &[[u64; 2]; ROUNDS],
     rule: &Rule,
     draw: &Draw,
     counter: [u32; 3],
@@ -81,7 +85,7 @@ fn mask<T: Token>(
     room: Room<'_>,
 ) -> Masked {
     let Room { ids, positions, labels } = room;
-    let mut work = Work::new(rule, draw, counter);
+    let mut work = Work::new(keys, rule, draw, counter);
     let mut out = Choices { positions, labels, count: 0 };
     let (full, tail) = text.as_chunks::<CHUNK>();
     let (full_ids, tail_ids) = ids.as_chunks_mut::<CHUNK>();
@@ -97,8 +101,14 @@ fn mask<T: Token>(
 }
 
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-fn count<T: Token>(rule: &Rule, draw: &Draw, counter: [u32; 3], text: &[T]) -> Masked {
-    let mut work = Work::new(rule, draw, counter);
+fn count<T: Token>(
+    keys: &[[u64; 2]; ROUNDS],
+    rule: &Rule,
+    draw: &Draw,
+    counter: [u32; 3],
+    text: &[T],
+) -> Masked {
+    let mut work = Work::new(keys, rule, draw, counter);
     let (full, tail) = text.as_chunks::<CHUNK>();
     let last = padded(tail);
     let tail = (!tail.is_empty()).then_some((&last, live(tail.len())));
@@ -134,7 +144,7 @@ struct Choices<'a> {
 struct Work<'a> {
     rule: &'a Rule,
     draw: &'a Draw,
-    keys: [[u32; 2]; ROUNDS],
+    keys: &'a [[u64; 2]; ROUNDS],
     counter: [u32; 3],
     /// Number of the next block of random words.
     block: u32,
@@ -146,13 +156,13 @@ struct Work<'a> {
 impl<'a> Work<'a> {
     #[target_feature(enable = "avx2")]
     #[inline]
-    fn new(rule: &'a Rule, draw: &'a Draw, counter: [u32; 3]) -> Self {
+    fn new(keys: &'a [[u64; 2]; ROUNDS], rule: &'a Rule, draw: &'a Draw, counter: [u32; 3]) -> Self {
         let mut special = [_mm256_setzero_si256(); 5];
         for (lanes, id) in special.iter_mut().zip(rule.special) {
             *lanes = _mm256_set1_epi32(id as i32);
         }
         let largest = _mm256_setzero_si256();
-        Self { rule, draw, keys: rule.key.schedule(), counter, block: 0, special, largest }
+        Self { rule, draw, keys, counter, block: 0, special, largest }
     }
 
     #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
@@ -234,15 +244,18 @@ impl<'a> Work<'a> {
         let mut b = [_mm256_set1_epi64x(c1.into()); 2];
         let mut c = [_mm256_set1_epi64x(c2.into()); 2];
         let mut d = [_mm256_set1_epi64x(c3.into()); 2];
-        for [k0, k1] in self.keys {
-            let (k0, k1) = (_mm256_set1_epi64x(k0.into()), _mm256_set1_epi64x(k1.into()));
-            for half in 0..2 {
-                let low = _mm256_mul_epu32(a[half], m0);
-                let high = _mm256_mul_epu32(c[half], m1);
-                a[half] = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64::<32>(high), b[half]), k0);
-                b[half] = high;
-                c[half] = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64::<32>(low), d[half]), k1);
-                d[half] = low;
+        // Two rounds a turn spare most of the moves between registers.
+        for keys in self.keys.as_chunks::<2>().0 {
+            for [k0, k1] in keys {
+                let (k0, k1) = (_mm256_set1_epi64x(*k0 as i64), _mm256_set1_epi64x(*k1 as i64));
+                for half in 0..2 {
+                    let low = _mm256_mul_epu32(a[half], m0);
+                    let high = _mm256_mul_epu32(c[half], m1);
+                    a[half] = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64::<32>(high), b[half]), k0);
+                    b[half] = high;
+                    c[half] = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64::<32>(low), d[half]), k1);
+                    d[half] = low;
+                }
             }
         }
         self.block += LANES as u32;

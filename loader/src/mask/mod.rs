@@ -81,7 +81,7 @@ impl Masker {
         Self {
             rule,
             #[cfg(target_arch = "x86_64")]
-            avx2: avx2::Avx2::detect(),
+            avx2: avx2::Avx2::detect(key),
         }
     }
 
@@ -107,7 +107,7 @@ impl Masker {
         };
         let counter = counter(id);
         #[cfg(target_arch = "x86_64")]
-        if let Some(avx2) = self.avx2 {
+        if let Some(avx2) = &self.avx2 {
             return match text {
                 Tokens::U16(text) => avx2.mask(&self.rule, draw, counter, text, first, room),
                 Tokens::U32(text) => avx2.mask(&self.rule, draw, counter, text, first, room),
@@ -123,7 +123,7 @@ impl Masker {
     pub fn count(&self, draw: &Draw, id: SampleId, text: Tokens<'_>) -> Masked {
         let counter = counter(id);
         #[cfg(target_arch = "x86_64")]
-        if let Some(avx2) = self.avx2 {
+        if let Some(avx2) = &self.avx2 {
             return match text {
                 Tokens::U16(text) => avx2.count(&self.rule, draw, counter, text),
                 Tokens::U32(text) => avx2.count(&self.rule, draw, counter, text),

@@ -1,13 +1,18 @@
 //! What the loader gives: right in itself, and the same for any number of workers and ranks and any first step.
 
+// One test hands over memory of its own.
+#![allow(unsafe_code)]
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::sync::Arc;
+use std::io;
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex};
 
 use loader::shard::{Manifest, Shard};
 use loader::{
-    Corpus, Error, HeldOutConfig, LinearMaskRate, Loader, LoaderConfig, MaskRate, MicroBatch, Plan,
-    SamplePolicy, Split, StepBatch, held_out_batches,
+    Corpus, Error, HeldOutConfig, LinearMaskRate, Loader, LoaderConfig, MaskRate, MicroBatch, Plan, Region,
+    SamplePolicy, Split, StepBatch, held_out_batches, measure,
 };
 
 use crate::fixture::{Documents, SPECIAL, VOCAB, config, corpus, write_folder};
@@ -185,6 +190,62 @@ fn used_batches_are_filled_again_without_a_trace() {
         assert_eq!(*batch, expected);
         loader.recycle(batch);
     }
+}
+
+#[test]
+fn batches_lie_in_memory_from_outside() {
+    let (_dir, corpus) = corpus(3, 40, 30);
+    let expected = batches(&corpus, &config(), 0, 1, 0..9);
+    let ranges = Arc::new(Mutex::new(Vec::new()));
+    let given = Arc::clone(&ranges);
+    let loader = Loader::builder(Arc::clone(&corpus), &config()).steps(0..9).slots(move |bytes| {
+        let mut owner = vec![0u64; bytes.div_ceil(8)].into_boxed_slice();
+        let start = NonNull::from(&mut owner[..]).cast::<u8>();
+        given.lock().unwrap().push(start.addr().get()..start.addr().get() + bytes);
+        // SAFETY: the box keeps its memory until it is dropped, and nothing else uses it.
+        Ok(unsafe { Region::from_raw(start, bytes, Box::new(owner)) })
+    });
+    for (batch, expected) in loader.start().unwrap().zip(expected) {
+        let batch = batch.unwrap();
+        assert_eq!(*batch, expected);
+        for micro_batch in &batch.micro_batches {
+            let address = micro_batch.labels.as_ptr().addr();
+            assert!(ranges.lock().unwrap().iter().any(|range| range.contains(&address)));
+        }
+    }
+    assert_eq!(ranges.lock().unwrap().len(), config().slots);
+}
+
+#[test]
+fn memory_that_cannot_be_had_is_an_error() {
+    let (_dir, corpus) = corpus(1, 10, 10);
+    let none = |_| Err(io::Error::from(io::ErrorKind::OutOfMemory));
+    let error = Loader::builder(corpus, &config()).slots(none).start().unwrap_err();
+    assert!(matches!(error, Error::Memory { .. }), "{error}");
+}
+
+#[test]
+fn holding_every_batch_is_an_error_and_not_a_standstill() {
+    let (_dir, corpus) = corpus(3, 40, 30);
+    let mut loader = Loader::start(corpus, &config(), 0, 1, 0, 50).unwrap();
+    let mut held: Vec<_> = loader.by_ref().take(4).map(Result::unwrap).collect();
+    let error = loader.next().unwrap().unwrap_err();
+    assert!(matches!(error, Error::AllSlotsHeld { slots: 4 }), "{error}");
+    held.remove(0);
+    assert_eq!(loader.next().unwrap().unwrap().step, 4);
+}
+
+#[test]
+fn measuring_counts_what_was_taken() {
+    let (_dir, corpus) = corpus(3, 40, 30);
+    let mut loader = Loader::start(Arc::clone(&corpus), &config(), 0, 1, 0, 50).unwrap();
+    let fast = measure(&mut loader, 10, None).unwrap();
+    // Four slots were emptied first.
+    assert_eq!((fast.steps, loader.next().unwrap().unwrap().step), (10, 14));
+    assert!(fast.tokens_per_s > fast.samples_per_s && (0.0..=1.0).contains(&fast.wait_share));
+    let paced = measure(&mut loader, 1000, Some(1e6)).unwrap();
+    assert_eq!(paced.steps, 35);
+    assert!(paced.tokens_per_s <= 1e6);
 }
 
 #[test]

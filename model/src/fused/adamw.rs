@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::kernels::{Kernels, Update};
 use super::weights::Weight;
@@ -20,69 +20,54 @@ const PIECE: usize = 1 << 14;
 /// Words of a piece: four float32 addresses, that of the bf16 copy or 0, and the number of elements.
 const WORDS: usize = 6;
 
-/// The update of one model's parameters. It holds handles on all it writes to, so the addresses in its table stay valid.
+/// The update of one model's parameters, over moments that the caller owns.
 #[derive(Debug)]
 pub struct AdamW {
     kernels: Arc<Kernels>,
+    /// `[pieces, 6]`, i64: `AdamWPiece` in `adamw.cu`.
     pieces: Tensor,
-    tensors: Vec<Moments>,
-    _copies: Vec<Tensor>,
-}
-
-/// One parameter with its gradient and moments, all of one shape, float32.
-#[derive(Debug)]
-pub struct Moments {
-    /// Its name.
-    pub name: String,
-    /// The parameter.
-    pub parameter: Tensor,
-    /// The gradient: the parameter's own buffer, which is zero after each update.
-    pub gradient: Tensor,
-    /// First moment m.
-    pub first: Tensor,
-    /// Second moment v.
-    pub second: Tensor,
+    /// Handles on all tensors whose addresses are in `pieces`, so that these stay valid.
+    _held: Vec<Tensor>,
 }
 
 impl AdamW {
-    /// Moments of zero for every parameter.
+    /// `moments` are the first and second of each parameter, in the parameters' order.
     pub(super) fn new<'a>(
         kernels: &Arc<Kernels>,
         parameters: &Parameters,
         weights: impl Iterator<Item = &'a Weight>,
+        moments: &[[&Tensor; 2]],
     ) -> Result<AdamW, Error> {
-        let copies: HashMap<usize, Tensor> = weights
-            .map(|weight| (weight.master().data_ptr().addr(), weight.copy().shallow_clone()))
-            .collect();
-        let mut tensors = Vec::with_capacity(parameters.len());
+        if moments.len() != parameters.len() {
+            let reason =
+                format!("moments are given for {} of {} parameters", moments.len(), parameters.len());
+            return Err(Error::Fused { reason });
+        }
+        let copies: HashMap<usize, Tensor> =
+            weights.map(|weight| (address(weight.master()), weight.copy().shallow_clone())).collect();
+        let mut held = Vec::new();
         let mut table = Vec::new();
-        for (name, parameter) in parameters.iter() {
-            let moments = Moments {
-                name: name.to_owned(),
-                parameter: parameter.detach(),
-                gradient: gradient(parameter)?,
-                first: parameter.detach().zeros_like(),
-                second: parameter.detach().zeros_like(),
-            };
-            let copy = copies.get(&parameter.data_ptr().addr());
-            let addresses = [&moments.parameter, &moments.gradient, &moments.first, &moments.second]
-                .map(|tensor| tensor.data_ptr().addr());
+        for ((name, parameter), [first, second]) in parameters.iter().zip(moments) {
+            let tensors =
+                [parameter.detach(), gradient(parameter)?, first.shallow_clone(), second.shallow_clone()];
+            if let Some(odd) = tensors.iter().find(|tensor| !alike(tensor, parameter)) {
+                let reason = format!("a moment of {name} is {odd:?}, expected one like {parameter:?}");
+                return Err(Error::Fused { reason });
+            }
+            let addresses = tensors.each_ref().map(address);
+            held.extend(tensors);
+            let copy = copies.get(&address(parameter));
             let elements = parameter.numel();
             for at in (0..elements).step_by(PIECE) {
                 table.extend(addresses.map(|address| (address + 4 * at) as i64));
-                table.push(copy.map_or(0, |copy| copy.data_ptr().addr() + 2 * at) as i64);
+                table.push(copy.map_or(0, |copy| address(copy) + 2 * at) as i64);
                 table.push(PIECE.min(elements - at) as i64);
             }
-            tensors.push(moments);
         }
-        let device = tensors[0].parameter.device();
+        let device = held[0].device();
         let pieces = Tensor::from_slice(&table).view([-1, WORDS as i64]).to_device(device); // [pieces, 6]
-        Ok(AdamW { kernels: kernels.clone(), pieces, tensors, _copies: copies.into_values().collect() })
-    }
-
-    /// Parameters, gradients and moments, in the parameters' order: for checkpoints and norms.
-    pub fn moments(&self) -> &[Moments] {
-        &self.tensors
+        held.extend(copies.into_values());
+        Ok(AdamW { kernels: kernels.clone(), pieces, _held: held })
     }
 
     /// One update, after which the gradients are zero.
@@ -92,8 +77,8 @@ impl AdamW {
     /// p ← p · keep − lr / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + ε)
     /// ```
     ///
-    /// `keep` is what weight decay leaves; `update` is t, from 1. Every gradient is first multiplied by `factor`, a float32
-    /// scalar on the card, if there is one: clipping needs no answer from the card.
+    /// `keep` is what weight decay leaves of a weight; `update` is t, from 1. Every gradient is first multiplied by `factor`,
+    /// a float32 scalar on the card, if there is one: clipping needs no answer from the card.
     ///
     /// # Errors
     /// [`Error::Cuda`] where the launch is refused.
@@ -116,7 +101,20 @@ impl AdamW {
             inverse_bias2: (1.0 - beta2.powf(t)).sqrt().recip(),
             epsilon,
         };
-        // SAFETY: `new` made the table from the tensors held here; they are contiguous and pairwise distinct.
+        // SAFETY: `new` made the table from the tensors held here: on one card, contiguous, of the sizes in the table, and
+        // distinct unless the caller gave one tensor twice, which makes wrong numbers but touches no other memory.
         unsafe { self.kernels.adamw(&self.pieces, factor, update) }
     }
+}
+
+fn address(tensor: &Tensor) -> usize {
+    tensor.data_ptr().addr()
+}
+
+/// Float32, of the same shape on the same card, one element behind the other.
+fn alike(tensor: &Tensor, parameter: &Tensor) -> bool {
+    tensor.kind() == Kind::Float
+        && tensor.size() == parameter.size()
+        && tensor.device() == parameter.device()
+        && tensor.is_contiguous()
 }

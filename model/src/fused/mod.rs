@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
-pub use adamw::{AdamW, Moments};
+pub use adamw::AdamW;
 use ends::Ends;
 use kernels::{HEAD_SIZE, Kernels, LARGEST_VOCABULARY, Sequences, WIDEST_ROW};
 use layer::{Layer, Pass};
@@ -117,10 +117,10 @@ impl Fused {
         self.ends.loss(&self.kernels, y, labels, normalizer)
     }
 
-    /// The update of `parameters` by fused AdamW, bf16 copies included.
-    pub(crate) fn adamw(&self, parameters: &Parameters) -> Result<AdamW, Error> {
+    /// The update of `parameters` by fused AdamW, bf16 copies included; see [`AdamW`].
+    pub(crate) fn adamw(&self, parameters: &Parameters, moments: &[[&Tensor; 2]]) -> Result<AdamW, Error> {
         let weights = self.layers.iter().flat_map(Layer::weights).chain(self.ends.weights());
-        AdamW::new(&self.kernels, parameters, weights)
+        AdamW::new(&self.kernels, parameters, weights, moments)
     }
 }
 

@@ -103,14 +103,15 @@ impl MaskedLm {
         self.fused.is_some()
     }
 
-    /// AdamW's update of this model in one pass over memory; moments are zero. For the fused path alone, whose bf16 copies it
-    /// keeps up to date.
+    /// AdamW's update of this model in one pass over memory, for the fused path, whose bf16 copies it keeps up to date.
+    /// `moments` are the first and second of each parameter, in the order of [`Parameters::iter`]: float32 tensors of its
+    /// shape on the card, which stay the caller's to save and load in place.
     ///
     /// # Errors
-    /// [`Error::Fused`] on the reference path.
-    pub fn fused_adamw(&self) -> Result<AdamW, Error> {
+    /// [`Error::Fused`] on the reference path, or where the moments do not match the parameters.
+    pub fn fused_adamw(&self, moments: &[[&Tensor; 2]]) -> Result<AdamW, Error> {
         let reason = "the model is on the reference path".to_owned();
-        self.fused.as_ref().ok_or(Error::Fused { reason })?.adamw(&self.parameters)
+        self.fused.as_ref().ok_or(Error::Fused { reason })?.adamw(&self.parameters, moments)
     }
 
     /// The architecture.
@@ -179,6 +180,12 @@ impl MaskedLm {
     fn decoder(&self) -> (Tensor, Tensor) {
         (self.decoder_weight.to_kind(self.compute_kind), self.decoder_bias.to_kind(self.compute_kind))
     }
+}
+
+/// The result of work on the card. What fails there once it has begun is what torch's own operators panic for: memory that
+/// is used up, or an error of an earlier kernel.
+fn on_the_card<T>(result: Result<T, Error>) -> T {
+    result.unwrap_or_else(|error| panic!("{error}"))
 }
 
 #[cfg(test)]
@@ -262,10 +269,4 @@ mod tests {
         let error = MaskedLm::new(&config(), 3, Device::Cpu, Kind::Half).unwrap_err().to_string();
         assert_eq!(error, "the model does not compute in Half; use Float, BFloat16 or Double");
     }
-}
-
-/// The result of work on the card. What fails there once it has begun is what torch's own operators panic for: memory that
-/// is used up, or an error of an earlier kernel.
-fn on_the_card<T>(result: Result<T, Error>) -> T {
-    result.unwrap_or_else(|error| panic!("{error}"))
 }

@@ -30,7 +30,6 @@ struct Api {
     cu_module_load_data: unsafe extern "C" fn(*mut *mut c_void, *const c_void) -> Status,
     cu_module_get_function: unsafe extern "C" fn(*mut *mut c_void, *mut c_void, *const c_char) -> Status,
     cu_func_set_attribute: unsafe extern "C" fn(*mut c_void, c_int, c_int) -> Status,
-    #[expect(clippy::type_complexity, reason = "the driver's signature")]
     cu_launch_kernel: unsafe extern "C" fn(
         *mut c_void,
         c_uint,
@@ -55,7 +54,7 @@ impl Api {
             |error: libloading::Error| Error::Library { library: "libcuda.so.1", message: error.to_string() };
         // SAFETY: the driver's initialisers ask nothing of the caller.
         let library = unsafe { Library::open(Some("libcuda.so.1"), RTLD_NOW) }.map_err(missing)?;
-        // SAFETY (of every `get`): the types are those cuda.h declares for these names.
+        // SAFETY: of every `get`: the types are those cuda.h declares for these names.
         unsafe {
             Ok(Api {
                 cu_init: *library.get(b"cuInit\0").map_err(missing)?,

@@ -1,5 +1,6 @@
 // Attention, forward and backward, against float64: lengths from nothing to several blocks of keys, ALiBi on and off.
-#include "attention.cu"
+#include "attention_backward.cu"
+#include "attention_forward.cu"
 
 #include "check.h"
 

@@ -153,6 +153,9 @@ fn summary(runs: &[RunData]) -> Summary {
     Summary { columns, rows }
 }
 
+/// A number of a training record.
+type Quantity = fn(&TrainRecord) -> f64;
+
 /// What stands on the x axis.
 #[derive(Clone, Copy)]
 enum Against {
@@ -177,7 +180,7 @@ fn charts(runs: &[RunData]) -> Vec<Chart> {
         let accuracy = curve(runs, title, Unit::Share, against, |r| r.accuracy, Some(|r| r.accuracy));
         charts.push(Chart { from_zero: true, ..accuracy });
     }
-    let plain: [(&str, Unit, fn(&TrainRecord) -> f64); 4] = [
+    let plain: [(&str, Unit, Quantity); 4] = [
         ("Learning rate", Unit::Scientific, |r| r.lr),
         ("Gradient norm", Unit::Number, |r| r.grad_norm),
         ("Tokens per second", Unit::Number, |r| r.tokens_per_s),
@@ -195,7 +198,7 @@ fn curve(
     title: &str,
     y_unit: Unit,
     against: Against,
-    train: fn(&TrainRecord) -> f64,
+    train: Quantity,
     eval: Option<fn(&EvalRecord) -> f64>,
 ) -> Chart {
     let mut series = Vec::new();

@@ -44,6 +44,7 @@ impl Bench {
             "train.seq_len=24",
             // Several micro-batches a step.
             "train.micro_batch_tokens=150",
+            "train.mask_rate=0.3",
             "train.log_every_steps=3",
             "train.threads=1",
             "eval.every_steps=20",

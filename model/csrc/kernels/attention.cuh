@@ -1,0 +1,45 @@
+// Self-attention over packed sequences with symmetric ALiBi, forward and backward, head dimension 64.
+//
+//   scores[h, i, j] = scale * <q_i, k_j> - slope_h * |i - j|        within one sequence
+//   out[h, i]       = sum_j softmax_j(scores[h, i, .])_j v_j
+//
+// Sequences of any length lie one behind the other: sequence s is rows cu[s] … cu[s + 1] of
+//   qkv [T, 3, H, 64] bf16, out and d_out [T, H, 64] bf16, lse [H, T] float (base-2 logarithm of the softmax sums).
+// Nothing of size length^2 reaches memory. The forward pass is the online softmax of FlashAttention (Dao et al. 2022;
+// Dao 2023); the backward pass recomputes the probabilities from lse. It lets one block own one (sequence, head) and walk
+// over the blocks of keys, so that the gradient of q is summed in a fixed order: no atomics, and the same bits each run.
+// ALiBi: Press, Smith, Lewis 2022, in its symmetric form for encoders.
+#pragma once
+#include "device.cuh"
+
+constexpr int HEAD_DIM = 64;
+constexpr float FAR = 1e30f;  // a distance, or a logarithm, beyond which probabilities vanish
+
+// Starts the copy of `ROWS` rows of one head to a tile; rows from `valid` on become zero.
+template <int ROWS, int THREADS> DEVICE void copy_tile(u32 tile, const bf16* from, long stride, int valid) {
+#pragma unroll
+  for (int i = 0; i < ROWS * 8 / THREADS; i++) {
+    int index = (int)threadIdx.x + i * THREADS, row = index >> 3, chunk = index & 7;
+    bool keep = row < valid;
+    copy_async(tile + tile_offset(row, chunk), from + (keep ? row * stride : 0) + chunk * 8, keep);
+  }
+}
+
+// Writes 16 rows x 64 columns of mma results as bf16 to global memory, through the warp's own 16 tile rows `staging` (at
+// tile row `row0`), so that every row leaves as whole 16-byte pieces. `to` is row 0 of the 16; rows from `valid` on stay.
+DEVICE void store_rows(unsigned char* staging, int row0, const float (&c)[8][4], float factor0, float factor1, bf16* to,
+                       long stride, int valid) {
+  const int lane = threadIdx.x & 31, group = lane >> 2, pair = lane & 3;
+#pragma unroll
+  for (int j = 0; j < 8; j++) {
+    *(u32*)(staging + tile_offset(row0 + group, j) + pair * 4) = pack(c[j][0] * factor0, c[j][1] * factor0);
+    *(u32*)(staging + tile_offset(row0 + group + 8, j) + pair * 4) = pack(c[j][2] * factor1, c[j][3] * factor1);
+  }
+  sync_warp();
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    int row = i * 4 + (lane >> 3), chunk = lane & 7;
+    if (row < valid) store16(to + row * stride + chunk * 8, load16(staging + tile_offset(row0 + row, chunk)));
+  }
+  sync_warp();
+}

@@ -1,0 +1,206 @@
+//! `geglu.cu`, `cross_entropy.cu`, `column_sums.cu` and `adamw.cu`.
+
+use std::ptr::{null, null_mut};
+
+use tch::{Kind, Tensor};
+
+use super::{
+    Arguments, Dropout, DropoutArguments, Kernels, Read, Write, arguments, blocks, columns, empty_like, int,
+    read, rows, unsigned, write,
+};
+use crate::Error;
+use crate::torch::driver::Launch;
+
+// Shapes of blocks, as `column_sums.cu` has them.
+const SUM_THREADS: u32 = 512;
+const SUM_COLUMNS: u32 = 256;
+/// Blocks that share the rows of a matrix whose columns are summed.
+const SUM_BLOCKS: u32 = 8;
+
+arguments!(GegluForward { h: Read, y: Write, rows: i32, width: i32, dropout: DropoutArguments });
+arguments!(GegluBackward {
+    h: Read,
+    d_y: Read,
+    d_h: Write,
+    rows: i32,
+    width: i32,
+    dropout: DropoutArguments
+});
+arguments!(AddColumnSums { matrix: Read, to: [Write; 3], rows: i32, parts: i32, columns: i32 });
+arguments!(PartialColumnSums { matrix: Read, partial: Write, rows: i32, columns: i32 });
+arguments!(CrossEntropy {
+    logits: Write,
+    labels: Read,
+    loss: Write,
+    correct: Write,
+    columns: i32,
+    gradient: i32,
+    scale: f32,
+});
+arguments!(AdamW {
+    pieces: Read,
+    gradient_factor: Read,
+    beta1: f32,
+    beta2: f32,
+    keep: f32,
+    rate: f32,
+    inverse_bias2: f32,
+    epsilon: f32,
+    clear_gradients: i32,
+});
+
+/// What one update of AdamW needs besides the tensors; see `adamw.cu`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Update {
+    pub(crate) beta1: f64,
+    pub(crate) beta2: f64,
+    /// What weight decay leaves of a weight.
+    pub(crate) keep: f64,
+    /// Learning rate over the first moment's bias.
+    pub(crate) rate: f64,
+    /// One over the root of the second moment's bias.
+    pub(crate) inverse_bias2: f64,
+    pub(crate) epsilon: f64,
+}
+
+impl Kernels {
+    /// # Shape
+    /// - `h`: `[R, 2·I]`; result: `[R, I]`
+    pub(crate) fn geglu_forward(&self, h: &Tensor, dropout: Dropout) -> Result<Tensor, Error> {
+        let (count, width) = (rows(h), columns(h) / 2);
+        let y = empty_like(h, [count, width], Kind::BFloat16); // [R, I]
+        let arguments = GegluForward {
+            h: read(h, Kind::BFloat16, count * 2 * width),
+            y: write(&y, Kind::BFloat16, count * width),
+            rows: int(count),
+            width: int(width),
+            dropout: dropout.arguments(),
+        };
+        // SAFETY: extents checked above.
+        unsafe { self.geglu_forward.launch(self.geglu_launch(count * width), &arguments)? };
+        Ok(y)
+    }
+
+    /// Replaces `h` by its gradient.
+    ///
+    /// # Shape
+    /// - `h`: `[R, 2·I]`; `d_y`: `[R, I]`
+    pub(crate) fn geglu_backward(&self, h: &Tensor, d_y: &Tensor, dropout: Dropout) -> Result<(), Error> {
+        let (count, width) = (rows(h), columns(h) / 2);
+        let arguments = GegluBackward {
+            h: read(h, Kind::BFloat16, count * 2 * width),
+            d_y: read(d_y, Kind::BFloat16, count * width),
+            d_h: write(h, Kind::BFloat16, count * 2 * width),
+            rows: int(count),
+            width: int(width),
+            dropout: dropout.arguments(),
+        };
+        // SAFETY: extents checked above; the kernel may work in place.
+        unsafe { self.geglu_backward.launch(self.geglu_launch(count * width), &arguments) }
+    }
+
+    fn geglu_launch(&self, elements: i64) -> Launch {
+        let grid = [blocks(elements, 8 * 256).min(8 * self.gpu.multiprocessors), 1, 1];
+        Launch { grid, threads: 256, shared_memory: 0 }
+    }
+
+    /// Adds `matrix`, `[any, parts·C]`, summed over its rows, to the `parts` vectors `to`, `[C]`. All float32.
+    pub(super) fn add_column_sums(&self, matrix: &Tensor, to: &[&Tensor]) -> Result<(), Error> {
+        let parts = to.len() as i64;
+        let (count, width) = (rows(matrix), columns(matrix) / parts);
+        let mut pointers = [null_mut(); 3];
+        for (pointer, vector) in pointers.iter_mut().zip(to) {
+            *pointer = write(vector, Kind::Float, width);
+        }
+        let arguments = AddColumnSums {
+            matrix: read(matrix, Kind::Float, count * parts * width),
+            to: pointers,
+            rows: int(count),
+            parts: int(parts),
+            columns: int(width),
+        };
+        let grid = [blocks(width, 32), unsigned(parts), 1];
+        let launch = Launch { grid, threads: SUM_THREADS, shared_memory: 4 * SUM_THREADS };
+        // SAFETY: extents checked above.
+        unsafe { self.add_column_sums.launch(launch, &arguments) }
+    }
+
+    /// The sums of the columns of a bf16 matrix.
+    ///
+    /// # Shape
+    /// - `matrix`: `[any, C]`; result: `[C]`, float32
+    pub(crate) fn column_sums(&self, matrix: &Tensor) -> Result<Tensor, Error> {
+        let (count, width) = (rows(matrix), columns(matrix));
+        let partial = empty_like(matrix, [i64::from(SUM_BLOCKS), width], Kind::Float); // [SUM_BLOCKS, C]
+        let arguments = PartialColumnSums {
+            matrix: read(matrix, Kind::BFloat16, count * width),
+            partial: write(&partial, Kind::Float, i64::from(SUM_BLOCKS) * width),
+            rows: int(count),
+            columns: int(width),
+        };
+        let grid = [blocks(width, i64::from(SUM_COLUMNS)), SUM_BLOCKS, 1];
+        let launch =
+            Launch { grid, threads: SUM_THREADS, shared_memory: 4 * (SUM_THREADS / 32) * SUM_COLUMNS };
+        // SAFETY: extents checked above.
+        unsafe { self.partial_column_sums.launch(launch, &arguments)? };
+        Ok(partial.sum_dim_intlist(0, false, None))
+    }
+
+    /// Loss of each row, and whether its label has the largest logit. With `gradient`, the logits become the gradient of the
+    /// losses' sum times that number.
+    ///
+    /// # Shape
+    /// - `logits`: `[M, V]`; `labels`: `[M]`, i64, each in 0…V-1
+    /// - results: `[M]`, float32 and i32
+    pub(crate) fn cross_entropy(
+        &self,
+        logits: &Tensor,
+        labels: &Tensor,
+        gradient: Option<f64>,
+    ) -> Result<(Tensor, Tensor), Error> {
+        let (count, width) = (rows(logits), columns(logits));
+        let loss = empty_like(logits, [count, 1], Kind::Float).view([count]); // [M]
+        let correct = empty_like(logits, [count, 1], Kind::Int).view([count]); // [M]
+        let arguments = CrossEntropy {
+            logits: write(logits, Kind::BFloat16, count * width),
+            labels: read(labels, Kind::Int64, count),
+            loss: write(&loss, Kind::Float, count),
+            correct: write(&correct, Kind::Int, count),
+            columns: int(width),
+            gradient: i32::from(gradient.is_some()),
+            scale: gradient.unwrap_or(0.0) as f32,
+        };
+        let (kernel, threads) =
+            if width <= 32_768 { (&self.cross_entropy_32k, 512) } else { (&self.cross_entropy_64k, 1024) };
+        let launch = Launch { grid: [unsigned(count), 1, 1], threads, shared_memory: 4 * 64 };
+        // SAFETY: extents checked above; labels in range are the batch's promise.
+        unsafe { kernel.launch(launch, &arguments)? };
+        Ok((loss, correct))
+    }
+
+    /// One update of all tensors behind `pieces` (`AdamWPiece` in `adamw.cu`, 6 × i64 each).
+    ///
+    /// # Safety
+    /// The addresses in `pieces` are those of live, distinct tensors on this GPU with at least `count` elements.
+    pub(crate) unsafe fn adamw(
+        &self,
+        pieces: &Tensor,
+        factor: Option<&Tensor>,
+        update: Update,
+    ) -> Result<(), Error> {
+        let arguments = AdamW {
+            pieces: read(pieces, Kind::Int64, rows(pieces) * 6),
+            gradient_factor: factor.map_or(null(), |factor| read(factor, Kind::Float, 1)),
+            beta1: update.beta1 as f32,
+            beta2: update.beta2 as f32,
+            keep: update.keep as f32,
+            rate: update.rate as f32,
+            inverse_bias2: update.inverse_bias2 as f32,
+            epsilon: update.epsilon as f32,
+            clear_gradients: 1,
+        };
+        let launch = Launch { grid: [unsigned(rows(pieces)), 1, 1], threads: 256, shared_memory: 0 };
+        // SAFETY: the caller's promise.
+        unsafe { self.adamw.launch(launch, &arguments) }
+    }
+}
