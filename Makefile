@@ -5,7 +5,7 @@ CARGO ?= cargo
 C4 ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench-ingest bench-loader build libtorch check-tools lint fmt clean-demo
+.PHONY: help demo test bench-ingest build libtorch check-tools lint fmt clean-demo
 
 help: ## this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,7 +46,3 @@ clean-demo: ## remove what the demo wrote
 bench-ingest: build ## ingest beside the pipelines people use, on the demo corpus or C4="FILE..."
 	@tests/bench/setup.sh
 	@.python/bench/bin/python tests/bench/ingest.py $(if $(C4),$(C4),demo/crate-docs/corpus)
-
-bench-loader: build ## the loader beside the ones people use, on the demo's shards or SHARDS=DIR
-	@tests/bench/setup.sh
-	@.python/bench/bin/python tests/bench/loader.py $(if $(SHARDS),$(SHARDS),demo/crate-docs/shards)
