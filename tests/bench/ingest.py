@@ -88,10 +88,11 @@ def main():
         for name, make in systems.items():
             for workers in arguments.workers:
                 out = pathlib.Path(tempfile.mkdtemp(prefix="bench-", dir=ROOT / "target"))
-                with open(out / "log", "wb") as log:
+                with open(out / "printed.txt", "wb") as log:
                     seconds, peak, code = run(make(files, workers, out), workers, log)
                 if code != 0:
-                    sys.exit(f"{name} failed ({code}):\n{(out / 'log').read_text(errors='replace')[-2000:]}")
+                    printed = (out / "printed.txt").read_text(errors="replace")[-2000:]
+                    sys.exit(f"{name} failed ({code}):\n{printed}")
                 shutil.rmtree(out)
                 row = {"system": name, "workers": workers, "run": index, "seconds": seconds, "mb_per_s": megabytes / seconds, "peak_mib": peak}
                 print(json.dumps(row), flush=True)
