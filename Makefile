@@ -3,9 +3,10 @@
 CARGO ?= cargo
 # Paths may not contain spaces; make cannot pass them on.
 C4 ?=
+PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench-ingest build libtorch check-tools lint fmt clean-demo
+.PHONY: help demo test bench-ingest bench-gpu build libtorch check-tools lint fmt clean-demo
 
 help: ## this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,3 +47,6 @@ clean-demo: ## remove what the demo wrote
 bench-ingest: build ## ingest beside the pipelines people use, on the demo corpus or C4="FILE..."
 	@tests/bench/setup.sh
 	@.python/bench/bin/python tests/bench/ingest.py $(if $(C4),$(C4),demo/crate-docs/corpus)
+
+bench-gpu: build ## training steps on this machine's GPU beside plain PyTorch and transformers (PYTHON=... with torch for CUDA and transformers)
+	$(PYTHON) tests/bench/gpu.py

@@ -1,5 +1,6 @@
 //! How fast batches come: what `train bench --data-only` prints.
 
+use std::fmt;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -59,4 +60,13 @@ pub fn measure(loader: &mut Loader, steps: u64, demand: Option<f64>) -> Result<T
         steps: taken,
         elapsed_s,
     })
+}
+
+impl fmt::Display for Throughput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "tokens               {:.0} a second", self.tokens_per_s)?;
+        writeln!(f, "samples              {:.0} a second", self.samples_per_s)?;
+        writeln!(f, "waiting              {:.3} % of the time", 100.0 * self.wait_share)?;
+        writeln!(f, "steps                {} in {:.3} s", self.steps, self.elapsed_s)
+    }
 }

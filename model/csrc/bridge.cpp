@@ -8,14 +8,18 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros_like.h>
+#include <c10/core/Event.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/profiler_kineto.h>
 #include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
+#include <set>
 #include <utility>
 
 namespace {
@@ -144,6 +148,42 @@ char* bridge_current_stream(int device, void** out) {
   return guarded([&] {
     const c10::impl::VirtualGuardImpl guard(c10::DeviceType::CUDA);
     *out = guard.getStream(c10::Device(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(device))).native_handle();
+  });
+}
+
+char* bridge_event_record(int device, void** out) {
+  return guarded([&] {
+    const c10::impl::VirtualGuardImpl guard(c10::DeviceType::CUDA);
+    auto event = std::make_unique<c10::Event>(c10::DeviceType::CUDA);
+    event->record(guard.getStream(c10::Device(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(device))));
+    *out = event.release();
+  });
+}
+
+char* bridge_event_wait(void* event) {
+  return guarded([&] { static_cast<c10::Event*>(event)->synchronize(); });
+}
+
+void bridge_event_free(void* event) { delete static_cast<c10::Event*>(event); }
+
+char* bridge_profile_start() {
+  return guarded([&] {
+    using namespace torch::profiler::impl;
+    const ProfilerConfig config(ProfilerState::KINETO);
+    const std::set<ActivityType> activities = {ActivityType::CPU, ActivityType::CUDA};
+    torch::autograd::profiler::prepareProfiler(config, activities);
+    torch::autograd::profiler::enableProfiler(config, activities);
+  });
+}
+
+char* bridge_profile_stop(const char* path, void* context, bridge_visit visit) {
+  return guarded([&] {
+    const auto result = torch::autograd::profiler::disableProfiler();
+    for (const auto& event : result->events()) {
+      if (event.deviceType() != c10::DeviceType::CUDA) continue;
+      visit(context, event.name().c_str(), event.startNs(), event.durationNs());
+    }
+    if (path != nullptr) result->save(path);
   });
 }
 

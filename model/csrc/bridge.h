@@ -47,6 +47,18 @@ char* bridge_copy_async(const at::Tensor* to, const at::Tensor* from);
 // The handle (cudaStream_t) of the stream that ATen's operators on CUDA device `device` are using in this thread.
 char* bridge_current_stream(int device, void** out);
 
+// A mark at the end of the work that stream has been given so far; bridge_event_wait waits until the device has passed it.
+// The caller owns it until bridge_event_free.
+char* bridge_event_record(int device, void** out);
+char* bridge_event_wait(void* event);
+void bridge_event_free(void* event);
+
+// Between the two calls torch's profiler records what runs on the device. The second one calls `visit` for each kernel and
+// copy, with its name, start and duration in nanoseconds, and writes the whole as a Chrome trace to `path` unless it is null.
+typedef void (*bridge_visit)(void* context, const char* name, uint64_t start, uint64_t duration);
+char* bridge_profile_start();
+char* bridge_profile_stop(const char* path, void* context, bridge_visit visit);
+
 // Bytes that tensors on an accelerator occupy, now and at most since the last call with `reset_peak` non-zero.
 char* bridge_memory(int device, int reset_peak, int64_t* allocated, int64_t* peak);
 }

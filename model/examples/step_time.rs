@@ -63,11 +63,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             model.parameters().iter().map(|(_, p)| [(); 2].map(|()| p.detach().zeros_like())).collect();
         let moments: Vec<_> = moments.iter().map(|moments| moments.each_ref()).collect();
         let optimizer = model.fused_adamw(&moments)?;
-        let mut t = 0;
-        update = timed(|| {
-            t += 1;
-            optimizer.update(1e-4, [0.9, 0.98], 1e-6, 1.0 - 1e-5, t, None)
-        })?;
+        let factor = Tensor::ones([1], (Kind::Double, device)); // [1]
+        update = timed(|| optimizer.update(1e-4, [0.9, 0.98], 1e-6, 1.0 - 1e-5, &factor))?;
     }
     let global_step = step * GLOBAL_BATCH / sequences as f64 + update;
     let tokens = batch.tokens() as f64 / sequences as f64;

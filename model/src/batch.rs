@@ -3,6 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::Error;
+use crate::torch::upload;
 
 /// A packed batch of B sequences with T tokens in all, of which M are masked.
 #[derive(Debug)]
@@ -55,12 +56,12 @@ impl TokenBatch {
             return refuse("a masked position", position.to_string(), format!("within the {tokens} tokens"));
         }
         Ok(TokenBatch {
-            input_ids: Tensor::from_slice(input_ids).to_device(device),
+            input_ids: upload(input_ids, device)?,
             cu_seqlens: cu_seqlens.to_vec(),
             max_seqlen: i64::from(cu_seqlens.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0)),
             token_type_ids: None,
-            masked_positions: Tensor::from_slice(masked_positions).to_device(device),
-            labels: Tensor::from_slice(labels).to_device(device),
+            masked_positions: upload(masked_positions, device)?,
+            labels: upload(labels, device)?,
         })
     }
 

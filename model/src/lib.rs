@@ -83,6 +83,7 @@ mod unpad;
 pub use batch::TokenBatch;
 pub use config::ModelConfig;
 pub use error::Error;
+pub use flops::Work;
 pub use fused::AdamW;
 pub use heads::{ClassifierOutput, Head, MaskedLm, MlmOutput, SequenceClassifier};
 pub use init::Init;

@@ -150,17 +150,23 @@ fn the_optimizer_updates_parameters_and_copies() {
         before * (1.0 - 1e-3) - &gradient / (gradient.abs() + 1e-6) * 1e-3
     };
     let expected: Vec<_> = before.iter().zip(gradients(fused.parameters())).map(after).collect();
-    optimizer.update(1e-3, [0.9, 0.98], 1e-6, 1.0 - 1e-3, 1, None).unwrap();
+    let factor = |value: f64| Tensor::from_slice(&[value]).to_device(CARD); // [1]
+    optimizer.update(1e-3, [0.9, 0.98], 1e-6, 1.0 - 1e-3, &factor(1.0)).unwrap();
     for (((name, parameter), expected), before) in fused.parameters().iter().zip(&expected).zip(&before) {
         let moved = relative(&(parameter.detach() - before), &(expected - before));
         assert!(moved < 1e-3, "{name}: {moved:.2e}");
         assert_eq!(parameter.grad().abs().max().double_value(&[]), 0.0, "{name}");
     }
-    let mut loss = first_loss;
-    for update in 2..12 {
+    let second_loss = run(&fused, &batch).0;
+    optimizer.update(1e-3, [0.9, 0.98], 1e-6, 1.0, &factor(0.0)).unwrap();
+    assert_eq!(optimizer.updates(), 1);
+    assert_eq!(run(&fused, &batch).0, second_loss, "a factor of zero changes no weight");
+    let mut loss = second_loss;
+    for _ in 0..10 {
+        optimizer.update(1e-3, [0.9, 0.98], 1e-6, 1.0, &factor(1.0)).unwrap();
         loss = run(&fused, &batch).0;
-        optimizer.update(1e-3, [0.9, 0.98], 1e-6, 1.0, update, None).unwrap();
     }
+    assert_eq!(optimizer.updates(), 11);
     assert!(loss < first_loss - 0.5, "{loss} after ten updates, {first_loss} before");
 
     no_grad(|| {

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use train::bench;
 use train::config::DeviceChoice;
-use train::layers::DEFAULT_PRESET;
+use train::layers::{DEFAULT_PRESET, resolve};
 
 /// Pretrain a masked language model on packed shards.
 ///
@@ -58,6 +59,8 @@ pub(crate) enum Command {
     Eval(Eval),
     /// Write one self-contained HTML page about a run, or comparing several
     Report(Report),
+    /// Measure how fast this machine trains, or only loads, and where the time goes
+    Bench(Bench),
     /// List the presets, or print one with all keys and their sources
     Presets {
         /// Print this one
@@ -82,6 +85,80 @@ pub(crate) struct Eval {
     /// Print one JSON object instead of a table
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// A few steps of training as a run makes them, on synthetic documents unless --shards names others.
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// Configuration to measure; `train presets` lists them
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_PRESET, hide_default_value = false)]
+    pub(crate) preset: String,
+    /// TOML file with what differs from the preset
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Set one value, for example --set train.micro_batch_tokens=65536
+    #[arg(long, value_name = "KEY.PATH=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Shard folder to read; may be given several times
+    #[arg(long, value_name = "DIR")]
+    pub(crate) shards: Vec<PathBuf>,
+    /// Longest sample in tokens; the same as --set train.seq_len=...
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) seq: Option<usize>,
+    /// Samples a step; the same as --set train.batch_size=...
+    #[arg(long, value_name = "SAMPLES")]
+    pub(crate) batch_size: Option<usize>,
+    /// Most tokens in a micro-batch; the same as --set train.micro_batch_tokens=...
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) micro_batch_tokens: Option<usize>,
+    /// Threads that load; the same as --set loader.workers=...
+    #[arg(long, value_name = "N")]
+    pub(crate) workers: Option<usize>,
+    /// Lengths of synthetic samples: all as long as can be, or from a quarter of that
+    #[arg(long, value_enum, default_value = "full", conflicts_with = "shards")]
+    pub(crate) lengths: LengthsArgument,
+    /// Where to compute
+    #[arg(long, value_enum)]
+    pub(crate) device: Option<DeviceArgument>,
+    /// What to compute with; without it, the fused kernels where they can be used
+    #[arg(long, value_enum)]
+    pub(crate) path: Option<PathArgument>,
+    /// Steps that are timed [default: 5, or 500 with --data-only]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) steps: Option<u64>,
+    /// Steps before that
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) warm_up: u64,
+    /// Write a Chrome trace of one more step, for chrome://tracing or Perfetto
+    #[arg(long, value_name = "FILE", conflicts_with = "data_only")]
+    pub(crate) trace: Option<PathBuf>,
+    /// Only load and mask; train nothing
+    #[arg(long)]
+    pub(crate) data_only: bool,
+    /// With --data-only: take no more than so many tokens a second, as a GPU would, and see how long one waits
+    #[arg(long, value_name = "TOKENS_PER_S", requires = "data_only")]
+    pub(crate) demand: Option<f64>,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `--lengths`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum LengthsArgument {
+    /// As long as can be
+    Full,
+    /// Uniform from a quarter of that
+    Ragged,
+}
+
+/// `--path`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum PathArgument {
+    /// Our kernels
+    Fused,
+    /// Plain libtorch
+    Reference,
 }
 
 #[derive(Debug, Args)]
@@ -112,5 +189,38 @@ impl From<DeviceArgument> for DeviceChoice {
             DeviceArgument::Cuda => DeviceChoice::Cuda,
             DeviceArgument::Auto => DeviceChoice::Auto,
         }
+    }
+}
+
+impl Bench {
+    /// What to measure.
+    pub(crate) fn resolve(self) -> Result<bench::Bench, train::Error> {
+        let mut sets = self.set;
+        let shortcuts = [
+            ("train.seq_len", self.seq),
+            ("train.batch_size", self.batch_size),
+            ("train.micro_batch_tokens", self.micro_batch_tokens),
+            ("loader.workers", self.workers),
+        ];
+        sets.extend(shortcuts.iter().filter_map(|(key, value)| Some(format!("{key}={}", (*value)?))));
+        let mut config = resolve(&self.preset, self.config.as_deref(), &sets)?;
+        if let Some(device) = self.device {
+            config.train.device = device.into();
+        }
+        Ok(bench::Bench {
+            config,
+            shards: self.shards,
+            lengths: match self.lengths {
+                LengthsArgument::Full => bench::Lengths::Full,
+                LengthsArgument::Ragged => bench::Lengths::Ragged,
+            },
+            path: self.path.map(|path| match path {
+                PathArgument::Fused => bench::ComputePath::Fused,
+                PathArgument::Reference => bench::ComputePath::Reference,
+            }),
+            warm_up: self.warm_up,
+            steps: self.steps.unwrap_or(if self.data_only { 500 } else { 5 }),
+            trace: self.trace,
+        })
     }
 }

@@ -8,6 +8,7 @@
 //! Whatever decides a result is a function of the configuration, the data and the step, so a run that was killed
 //! and resumed ends with the same bytes as one that was not.
 
+pub mod bench;
 pub mod checkpoint;
 pub mod config;
 pub mod device;

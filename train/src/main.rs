@@ -9,7 +9,7 @@ use clap::Parser;
 use train::checkpoint::Checkpoint;
 use train::layers::{PRESETS, Preset, resolve};
 use train::run::Run;
-use train::{eval, report};
+use train::{bench, eval, report};
 
 use crate::cli::{Cli, Command, Pretrain};
 
@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         None => pretrain(cli.pretrain),
         Some(Command::Eval(arguments)) => evaluate(&arguments),
         Some(Command::Report(arguments)) => write_report(&arguments),
+        Some(Command::Bench(arguments)) => bench(arguments),
         Some(Command::Presets { name }) => presets(name.as_deref()),
     };
     match done {
@@ -72,6 +73,19 @@ fn write_report(arguments: &cli::Report) -> Result<()> {
     report::write(&arguments.runs, &arguments.out)
         .with_context(|| format!("no report was written to {}", arguments.out.display()))?;
     eprintln!("wrote {}", arguments.out.display());
+    Ok(())
+}
+
+/// Measures training or loading.
+fn bench(arguments: cli::Bench) -> Result<()> {
+    let (data_only, demand, json) = (arguments.data_only, arguments.demand, arguments.json);
+    let bench = arguments.resolve()?;
+    match (data_only, json) {
+        (true, true) => println!("{}", serde_json::to_string(&bench::load(&bench, demand)?)?),
+        (true, false) => print!("{}", bench::load(&bench, demand)?),
+        (false, true) => println!("{}", serde_json::to_string(&bench::train(&bench)?)?),
+        (false, false) => print!("{}", bench::train(&bench)?),
+    }
     Ok(())
 }
 

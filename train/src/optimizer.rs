@@ -11,7 +11,8 @@
 //! The decay is multiplied by lr / lr₀ and not by lr as in Loshchilov and Hutter's AdamW as PyTorch writes it, so
 //! `weight_decay` is the share of a weight lost per update at the peak, whatever the learning rate.
 //!
-//! All arithmetic is in place. The gradients serve as scratch memory, so nothing is allocated after the first
+//! On the fused path one kernel does it all, and it is decided on the card whether a gradient is usable, so that the host
+//! never waits for it. Elsewhere it is torch's element-wise operators: all arithmetic is in place. The gradients serve as scratch memory, so nothing is allocated after the first
 //! update; and since torch's element-wise kernels each make one pass over memory, large parameters are walked in
 //! pieces that stay in the processor's cache from the first kernel to the last.
 
@@ -19,8 +20,9 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use model::tensor_file::{self, TensorFile};
+use model::{AdamW, MaskedLm};
 use serde::{Deserialize, Serialize};
-use tch::{Tensor, no_grad};
+use tch::{Kind, Tensor, no_grad};
 
 use crate::error::Error;
 
@@ -46,7 +48,10 @@ pub struct OptimizerConfig {
 pub struct DecoupledAdamW {
     config: OptimizerConfig,
     slots: Vec<Slot>,
+    /// Updates made so far, where `fused` does not count them.
     updates: u64,
+    /// The update as one kernel, over the moments in `slots`.
+    fused: Option<AdamW>,
 }
 
 /// One parameter with its moments; all three have the same shape, kind and device.
@@ -73,38 +78,74 @@ impl DecoupledAdamW {
                 second: no_grad(|| parameter.zeros_like()),
             })
             .collect();
-        DecoupledAdamW { config, slots, updates: 0 }
+        DecoupledAdamW { config, slots, updates: 0, fused: None }
     }
 
-    /// Number of updates done so far (t of the formula). Skipped steps do not count.
+    /// The optimizer of `model`: the fused one where the model is on the fused path.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when the card refuses.
+    pub fn of(config: OptimizerConfig, model: &MaskedLm) -> Result<DecoupledAdamW, Error> {
+        let mut optimizer = DecoupledAdamW::new(config, model.parameters().iter());
+        if model.is_fused() {
+            let moments: Vec<[&Tensor; 2]> =
+                optimizer.slots.iter().map(|slot| [&slot.first, &slot.second]).collect();
+            optimizer.fused = Some(model.fused_adamw(&moments)?);
+        }
+        Ok(optimizer)
+    }
+
+    /// Number of updates done so far (t of the formula). Skipped steps do not count. On the fused path this waits for
+    /// the card.
     pub fn updates(&self) -> u64 {
-        self.updates
+        self.fused.as_ref().map_or(self.updates, AdamW::updates)
     }
 
     /// Euclidean norm of all gradients together, a scalar on the parameters' device.
-    pub fn gradient_norm(&self) -> Tensor {
-        no_grad(|| {
-            let norms: Vec<Tensor> = self
-                .slots
-                .iter()
-                .map(|slot| slot.parameter.grad())
-                .filter(Tensor::defined)
-                .map(|gradient| gradient.norm()) // []
-                .collect();
-            Tensor::stack(&norms, 0).norm() // []
-        })
+    ///
+    /// # Errors
+    /// [`Error::Model`] when there is no gradient at all.
+    pub fn gradient_norm(&self) -> Result<Tensor, Error> {
+        let gradients: Vec<Tensor> =
+            self.slots.iter().map(|slot| slot.parameter.grad()).filter(Tensor::defined).collect();
+        Ok(model::torch::norm(&gradients.iter().collect::<Vec<_>>())?)
+    }
+
+    /// One update where `numbers` are all finite, none where one of them is not; the gradients are zero afterwards. On the
+    /// fused path nothing is waited for.
+    ///
+    /// # Shape
+    /// - `numbers`: `[N]`, float64, on the parameters' device
+    ///
+    /// # Errors
+    /// [`Error::Model`] or [`Error::Torch`] when the device refuses.
+    pub fn step_if_finite(&mut self, lr: f64, numbers: &Tensor) -> Result<(), Error> {
+        let finite = numbers.isfinite().all().to_kind(Kind::Double).view(1); // [1]: 1 or 0
+        let Some(fused) = &self.fused else {
+            match finite.f_double_value(&[0])? == 1.0 {
+                true => self.step(lr),
+                false => self.zero_gradients(),
+            }
+            return Ok(());
+        };
+        Ok(fused.update(lr, self.config.betas, self.config.eps, self.keep(lr), &finite)?)
+    }
+
+    /// What weight decay leaves of a weight.
+    fn keep(&self, lr: f64) -> f64 {
+        1.0 - lr / self.config.lr * self.config.weight_decay
     }
 
     /// One update with the learning rate `lr` from the gradients that backward passes have accumulated.
     ///
     /// The gradients are consumed: afterwards they are zero, ready for the next step. A parameter that took no
     /// part in the loss has no gradient and is left as it is, weight decay included, as in PyTorch.
-    pub fn step(&mut self, lr: f64) {
+    fn step(&mut self, lr: f64) {
         self.updates += 1;
         let [beta1, beta2] = self.config.betas;
         let t = self.updates as f64;
         let update = Update {
-            keep: 1.0 - lr / self.config.lr * self.config.weight_decay,
+            keep: self.keep(lr),
             beta1,
             beta2,
             eps: self.config.eps,
@@ -122,7 +163,7 @@ impl DecoupledAdamW {
     }
 
     /// Sets every gradient to zero, for a step whose gradients are not to be used.
-    pub fn zero_gradients(&self) {
+    fn zero_gradients(&self) {
         no_grad(|| {
             for slot in &self.slots {
                 let mut gradient = slot.parameter.grad();
@@ -164,6 +205,9 @@ impl DecoupledAdamW {
             return refuse(format!("a tensor {name}"), "only those of the parameters".to_owned());
         }
         self.updates = updates;
+        if let Some(fused) = &self.fused {
+            fused.set_updates(updates);
+        }
         Ok(())
     }
 
@@ -303,7 +347,9 @@ mod tests {
         for _ in 0..3 {
             (&whole * &gradient).sum(Kind::Double).backward();
             (Tensor::cat(&halves, 0) * &gradient).sum(Kind::Double).backward();
-            assert!((one.gradient_norm() - many.gradient_norm()).abs().double_value(&[]) < 1e-9);
+            assert!(
+                (one.gradient_norm().unwrap() - many.gradient_norm().unwrap()).abs().double_value(&[]) < 1e-9
+            );
             one.step(0.05);
             many.step(0.05);
         }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use loader::{Corpus, Loader, StepBatch};
+use loader::{Corpus, Loader};
 use model::MaskedLm;
 use tch::Device;
 
@@ -19,7 +19,7 @@ use crate::host::{self, Data, Host, Provenance, Resumption};
 use crate::metrics::{EvalRecord, MetricsWriter, Record, TrainRecord};
 use crate::optimizer::DecoupledAdamW;
 use crate::progress::Progress;
-use crate::step::{StepOutcome, step};
+use crate::step::{Launched, StepOutcome, step};
 
 /// A run that is ready to train.
 #[derive(Debug)]
@@ -35,6 +35,14 @@ pub struct Run {
     metrics: MetricsWriter,
     /// Unigram cross-entropy of the corpus in nats.
     unigram: f64,
+}
+
+/// A step that the device is busy with, and the size of its batch.
+struct UnderWay {
+    launched: Launched,
+    samples: u64,
+    tokens: u64,
+    masked: u64,
 }
 
 /// Wall-clock measurements since the last training record.
@@ -162,61 +170,71 @@ impl Run {
         let progress = Progress::new(steps, first);
         let (begun, elapsed_before) = (Instant::now(), self.state.elapsed_s);
         let mut watch = Watch::start();
+        let mut under_way: Option<UnderWay> = None;
         loop {
             let asked = Instant::now();
             let Some(batch) = loader.next().transpose()? else { break };
             watch.waited_s += asked.elapsed().as_secs_f64();
 
-            let lr = self.config.optimizer.lr * self.config.schedule.factor(self.state.step, steps);
-            let outcome = step(&self.model, &mut self.optimizer, &batch, lr, self.config.seed, self.device)?;
-            self.account(&batch, &outcome, &mut watch, &progress)?;
+            let done = batch.step + 1;
+            let lr = self.config.optimizer.lr * self.config.schedule.factor(batch.step, steps);
+            let launched = step(&self.model, &mut self.optimizer, &batch, lr, self.config.seed, self.device)?;
+            let (samples, tokens, masked) = (batch.samples, batch.tokens, batch.masked_tokens);
             loader.recycle(batch);
-            progress.step();
+            // The device works on this step while the host learns how the one before went.
+            if let Some(before) = under_way.replace(UnderWay { launched, samples, tokens, masked }) {
+                self.account(before, &mut watch, &progress)?;
+            }
+            let last = done == steps;
+            let due = |every| last || is_due(done, every);
+            let (log, evaluate, save) = (
+                due(self.config.train.log_every_steps),
+                due(self.config.eval.every_steps),
+                due(self.config.checkpoint.every_steps),
+            );
+            if !(log || evaluate || save) {
+                continue;
+            }
+            let this = under_way.take().expect("it has just been launched");
+            let grad_norm = self.account(this, &mut watch, &progress)?;
             self.state.elapsed_s = elapsed_before + begun.elapsed().as_secs_f64();
-
-            let (done, last) = (self.state.step, self.state.step == steps);
-            if last || done % self.config.train.log_every_steps == 0 {
-                self.log(lr, outcome.grad_norm, &watch, &progress)?;
+            if log {
+                self.log(lr, grad_norm, &watch, &progress)?;
                 watch = Watch::start();
             }
-            if last || is_due(done, self.config.eval.every_steps) {
-                let paused = Instant::now();
-                self.evaluate(elapsed_before + begun.elapsed().as_secs_f64(), &progress)?;
-                watch.skip(paused);
+            let paused = Instant::now();
+            if evaluate {
+                self.evaluate(&progress)?;
             }
-            if last || is_due(done, self.config.checkpoint.every_steps) {
-                let paused = Instant::now();
+            if save {
                 self.state.elapsed_s = elapsed_before + begun.elapsed().as_secs_f64();
                 self.save()?;
-                watch.skip(paused);
             }
+            watch.skip(paused);
         }
         progress.finish();
         Ok(())
     }
 
-    /// Adds a step to the counters; a step without update counts towards the end of a diverging run.
-    fn account(
-        &mut self,
-        batch: &StepBatch,
-        outcome: &StepOutcome,
-        watch: &mut Watch,
-        progress: &Progress,
-    ) -> Result<(), Error> {
+    /// Waits for a step, adds it to the counters and gives the norm of its gradient. A step without update counts towards
+    /// the end of a diverging run.
+    fn account(&mut self, under_way: UnderWay, watch: &mut Watch, progress: &Progress) -> Result<f64, Error> {
+        let UnderWay { launched, samples, tokens, masked } = under_way;
+        let outcome = launched.outcome()?;
         let state = &mut self.state;
         state.step += 1;
-        state.samples += batch.samples;
-        state.tokens += batch.tokens;
-        state.updates = self.optimizer.updates();
+        state.samples += samples;
+        state.tokens += tokens;
         watch.steps += 1;
-        watch.samples += batch.samples;
-        watch.tokens += batch.tokens;
+        watch.samples += samples;
+        watch.tokens += tokens;
+        progress.step();
         if outcome.updated {
             state.skipped_in_a_row = 0;
-            state.window.loss += outcome.loss * batch.masked_tokens as f64;
+            state.window.loss += outcome.loss * masked as f64;
             state.window.correct += outcome.correct;
-            state.window.masked += batch.masked_tokens;
-            return Ok(());
+            state.window.masked += masked;
+            return Ok(outcome.grad_norm);
         }
         state.skipped += 1;
         state.skipped_in_a_row += 1;
@@ -224,7 +242,7 @@ impl Run {
         progress
             .line(&format!("step {}: loss {loss}, gradient norm {grad_norm}; update skipped", state.step));
         if state.skipped_in_a_row < self.config.train.max_skipped_in_a_row {
-            return Ok(());
+            return Ok(grad_norm);
         }
         let (streak, step) = (state.skipped_in_a_row, state.step);
         Err(Error::Diverged { streak, step, last_good: self.last_good() })
@@ -258,7 +276,7 @@ impl Run {
     }
 
     /// Evaluates and writes the record.
-    fn evaluate(&mut self, elapsed_s: f64, progress: &Progress) -> Result<(), Error> {
+    fn evaluate(&mut self, progress: &Progress) -> Result<(), Error> {
         let config = self.config.held_out_config();
         let evaluation = eval::evaluate(&self.model, &self.corpus, &config, self.device)?;
         let record = EvalRecord {
@@ -267,7 +285,7 @@ impl Run {
             accuracy: evaluation.accuracy,
             masked_tokens: evaluation.masked_tokens,
             unigram_loss: self.unigram,
-            elapsed_s,
+            elapsed_s: self.state.elapsed_s,
         };
         progress.eval(&record);
         self.metrics.write(&Record::Eval(record))
@@ -276,6 +294,7 @@ impl Run {
     /// Saves a checkpoint, then removes those that are no longer to be kept.
     fn save(&mut self) -> Result<(), Error> {
         self.metrics.sync()?;
+        self.state.updates = self.optimizer.updates();
         let (dir, state) = (self.folder.checkpoints(), self.state.clone());
         let saved = checkpoint::save(&dir, state, &self.config, self.model.parameters(), &self.optimizer);
         if let Err(source) = saved {
@@ -320,7 +339,7 @@ fn build(config: &Config, device: Device) -> Result<(MaskedLm, DecoupledAdamW), 
     {
         eprintln!("note: training on the reference path, which is slower: {reason}");
     }
-    let optimizer = DecoupledAdamW::new(config.optimizer.clone(), model.parameters().iter());
+    let optimizer = DecoupledAdamW::of(config.optimizer.clone(), &model)?;
     Ok((model, optimizer))
 }
 

@@ -2,6 +2,7 @@
 
 use loader::StepBatch;
 use model::MaskedLm;
+use model::torch::Readback;
 use tch::{Device, Kind, Tensor};
 
 use crate::error::Error;
@@ -30,10 +31,29 @@ pub fn step_seed(seed: u64, step: u64) -> i64 {
     (z ^ (z >> 31)) as i64
 }
 
+/// A step that was given to the device, and of which the host does not know yet how it went.
+#[derive(Debug)]
+pub struct Launched(Readback);
+
+impl Launched {
+    /// What the step measured; waits until the device has made it.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when work on the device has failed.
+    pub fn outcome(self) -> Result<StepOutcome, Error> {
+        let [loss, correct, grad_norm]: [f64; 3] =
+            self.0.wait()?.try_into().expect("the step sent three numbers");
+        // The optimizer decided the same, from the same numbers.
+        let updated = loss.is_finite() && grad_norm.is_finite();
+        Ok(StepOutcome { loss, correct: correct as u64, grad_norm, updated })
+    }
+}
+
 /// Makes one step with learning rate `lr`.
 ///
 /// Every micro-batch's loss is divided by the masked tokens of the whole batch, so the gradient does not depend on
-/// how the batch was cut. The gradients are zero before and after.
+/// how the batch was cut. The gradients are zero before and after. On the fused path the host waits for nothing: it can
+/// prepare the next step while the device is busy with this one.
 ///
 /// # Errors
 /// [`Error::Model`] or [`Error::Torch`] when a pass fails.
@@ -44,7 +64,7 @@ pub fn step(
     lr: f64,
     seed: u64,
     device: Device,
-) -> Result<StepOutcome, Error> {
+) -> Result<Launched, Error> {
     tch::manual_seed(step_seed(seed, batch.step));
     let normalizer = batch.masked_tokens.max(1) as f64;
     let mut sums = Tensor::zeros([2], (Kind::Double, device)); // [2]: loss, correct
@@ -54,17 +74,10 @@ pub fn step(
         let parts = [output.loss.detach(), output.correct].map(|part| part.to_kind(Kind::Double)); // [] each
         sums += Tensor::stack(&parts, 0); // [2]
     }
-    let norm = optimizer.gradient_norm().to_kind(Kind::Double).view(1); // [1]
-    // The only wait for the device in a step: the decision to update needs the numbers.
-    let numbers = Vec::<f64>::try_from(Tensor::cat(&[sums, norm], 0))?;
-    let [loss, correct, grad_norm]: [f64; 3] = numbers.try_into().expect("the tensor has three elements");
-    let updated = loss.is_finite() && grad_norm.is_finite();
-    if updated {
-        optimizer.step(lr);
-    } else {
-        optimizer.zero_gradients();
-    }
-    Ok(StepOutcome { loss, correct: correct as u64, grad_norm, updated })
+    let norm = optimizer.gradient_norm()?.to_kind(Kind::Double).view(1); // [1]
+    let numbers = Tensor::cat(&[sums, norm], 0); // [3]
+    optimizer.step_if_finite(lr, &numbers)?;
+    Ok(Launched(Readback::start(&numbers)?))
 }
 
 #[cfg(test)]

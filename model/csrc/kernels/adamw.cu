@@ -2,10 +2,11 @@
 // their bf16 copies, both moments and the gradients.
 //
 //   m = b1 m + (1 - b1) g            v = b2 v + (1 - b2) g^2
-//   p = p * keep - rate * m / (sqrt(v) * inverse_bias2 + epsilon)
+//   p = p * keep - lr * m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + epsilon)
 //
-// with keep = 1 - decay and rate = lr / (1 - b1^t), inverse_bias2 = 1 / sqrt(1 - b2^t), all computed by the caller. A
-// block takes one piece of one tensor; the list of pieces lies in device memory and is made once.
+// with keep = 1 - decay. What depends on the gradients, whether there is an update and hence its number t, is read from
+// device memory, so that the host need not wait for it. A block takes one piece of one tensor; the list of pieces lies in
+// device memory and is made once.
 #include "device.cuh"
 
 struct AdamWPiece {
@@ -19,19 +20,26 @@ struct AdamWPiece {
 
 struct AdamW {
   const AdamWPiece* pieces;
-  const float* gradient_factor;  // one float every gradient is multiplied by (for clipping), or null
-  float beta1, beta2, keep, rate, inverse_bias2, epsilon;
+  // [3]: what every gradient is multiplied by, 1 / (1 - b1^t) and 1 / sqrt(1 - b2^t). With a factor of zero, nothing
+  // changes but the gradients.
+  const float* control;
+  float beta1, beta2, keep, learning_rate, epsilon;
   int clear_gradients;  // 1: zero them on the way
 };
 
 KERNEL(256, 4) adamw(AdamW a) {
   const AdamWPiece piece = a.pieces[blockIdx.x];
-  const float factor = a.gradient_factor ? *a.gradient_factor : 1.f;
+  const float factor = a.control[0], rate = a.learning_rate * a.control[1], inverse_bias2 = a.control[2];
+  if (factor == 0.f) {
+    if (!a.clear_gradients) return;
+    for (u64 i = threadIdx.x; i < piece.count; i += 256) piece.gradient[i] = 0.f;
+    return;
+  }
   auto update = [&](float& p, float& g, float& m, float& v) {
     g *= factor;
     m = a.beta1 * m + (1.f - a.beta1) * g;
     v = a.beta2 * v + (1.f - a.beta2) * g * g;
-    p = p * a.keep - a.rate * m / (sqrtf(v) * a.inverse_bias2 + a.epsilon);
+    p = p * a.keep - rate * m / (sqrtf(v) * inverse_bias2 + a.epsilon);
   };
   const u64 quads = piece.count / 4;
   for (u64 i = threadIdx.x; i < quads; i += 256) {

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tch::{Kind, Tensor};
+use tch::{Kind, Tensor, no_grad};
 
 use super::kernels::{Kernels, Update};
 use super::weights::Weight;
@@ -26,6 +26,8 @@ pub struct AdamW {
     kernels: Arc<Kernels>,
     /// `[pieces, 6]`, i64: `AdamWPiece` in `adamw.cu`.
     pieces: Tensor,
+    /// Updates made so far, t: `[1]`, float64, which holds any count exactly.
+    updates: Tensor,
     /// Handles on all tensors whose addresses are in `pieces`, so that these stay valid.
     _held: Vec<Tensor>,
 }
@@ -67,18 +69,23 @@ impl AdamW {
         let device = held[0].device();
         let pieces = Tensor::from_slice(&table).view([-1, WORDS as i64]).to_device(device); // [pieces, 6]
         held.extend(copies.into_values());
-        Ok(AdamW { kernels: kernels.clone(), pieces, _held: held })
+        let updates = Tensor::zeros([1], (Kind::Double, device));
+        Ok(AdamW { kernels: kernels.clone(), pieces, updates, _held: held })
     }
 
     /// One update, after which the gradients are zero.
     ///
     /// ```text
     /// m ← β₁ m + (1 − β₁) g        v ← β₂ v + (1 − β₂) g²
-    /// p ← p · keep − lr / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + ε)
+    /// p ← p · keep − lr · m / (1 − β₁ᵗ) / (√(v / (1 − β₂ᵗ)) + ε)
     /// ```
     ///
-    /// `keep` is what weight decay leaves of a weight; `update` is t, from 1. Every gradient is first multiplied by `factor`,
-    /// a float32 scalar on the card, if there is one: clipping needs no answer from the card.
+    /// `keep` is what weight decay leaves of a weight. Every gradient is first multiplied by `factor`; a factor of zero is
+    /// no update, and nothing changes but the gradients. So whether a gradient is usable, and how far it is clipped, needs no
+    /// answer from the card: t, the number of updates, is counted there.
+    ///
+    /// # Shape
+    /// - `factor`: `[1]`, float64, on the card
     ///
     /// # Errors
     /// [`Error::Cuda`] where the launch is refused.
@@ -88,22 +95,31 @@ impl AdamW {
         betas: [f64; 2],
         epsilon: f64,
         keep: f64,
-        update: u64,
-        factor: Option<&Tensor>,
+        factor: &Tensor,
     ) -> Result<(), Error> {
         let [beta1, beta2] = betas;
-        let t = update as f64;
-        let update = Update {
-            beta1,
-            beta2,
-            keep,
-            rate: learning_rate / (1.0 - beta1.powf(t)),
-            inverse_bias2: (1.0 - beta2.powf(t)).sqrt().recip(),
-            epsilon,
-        };
+        let control = no_grad(|| {
+            let _ = self.updates.shallow_clone().g_add_(&factor.not_equal(0.0).to_kind(Kind::Double));
+            let bias = |beta: f64| -> Tensor { 1.0 - Tensor::pow_scalar(beta, &self.updates) }; // [1]
+            let parts = [factor.shallow_clone(), bias(beta1).reciprocal(), bias(beta2).rsqrt()];
+            Tensor::cat(&parts, 0).to_kind(Kind::Float) // [3]
+        });
+        let update = Update { beta1, beta2, keep, learning_rate, epsilon };
         // SAFETY: `new` made the table from the tensors held here: on one card, contiguous, of the sizes in the table, and
         // distinct unless the caller gave one tensor twice, which makes wrong numbers but touches no other memory.
-        unsafe { self.kernels.adamw(&self.pieces, factor, update) }
+        unsafe { self.kernels.adamw(&self.pieces, &control, update) }
+    }
+
+    /// Updates made so far, t. Waits for the card.
+    pub fn updates(&self) -> u64 {
+        self.updates.double_value(&[0]) as u64
+    }
+
+    /// Goes on as if `updates` had been made, with moments that a file brought.
+    pub fn set_updates(&self, updates: u64) {
+        no_grad(|| {
+            let _ = self.updates.shallow_clone().fill_(updates as f64);
+        });
     }
 }
 

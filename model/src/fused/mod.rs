@@ -26,7 +26,7 @@ use kernels::{HEAD_SIZE, Kernels, LARGEST_VOCABULARY, Sequences, WIDEST_ROW};
 use layer::{Layer, Pass};
 
 use crate::config::{FeedForwardKind, LayerNormPrecision, Padding, PositionEmbedding};
-use crate::torch::{copy_async, pinned};
+use crate::torch::upload;
 use crate::{Error, ModelConfig, Parameters, TokenBatch, alibi};
 
 /// The encoder and the loss on the fused path.
@@ -170,16 +170,6 @@ fn obstacle(config: &ModelConfig, compute_kind: Kind) -> Option<String> {
         );
     }
     None
-}
-
-/// A few numbers on `device`, through pinned memory, so that the host does not wait for the device's work.
-fn upload(values: &[i32], device: Device) -> Result<Tensor, Error> {
-    let count = values.len() as i64;
-    let staging = pinned(&[count], Kind::Int)?;
-    copy_async(&staging, &Tensor::from_slice(values))?;
-    let target = Tensor::empty([count], (Kind::Int, device));
-    copy_async(&target, &staging)?;
-    Ok(target)
 }
 
 /// From torch's CPU generator, so that `tch::manual_seed` decides it.

@@ -31,6 +31,27 @@ pub fn copy_async(to: &Tensor, from: &Tensor) -> Result<(), Error> {
     check::message("copy", unsafe { sys::bridge_copy_async(to.as_ptr(), from.as_ptr()) })
 }
 
+/// The values as a tensor on `device`. A GPU fetches them through pinned memory while the host goes on; torch's allocator
+/// keeps that memory until the copy is done.
+///
+/// # Shape
+/// - result: `[N]`
+///
+/// # Errors
+/// [`Error::Torch`] where memory is used up.
+pub fn upload<T: tch::kind::Element>(values: &[T], device: Device) -> Result<Tensor, Error> {
+    let host = Tensor::from_slice(values); // [N]
+    if !device.is_cuda() {
+        return Ok(host);
+    }
+    let staging = pinned(&host.size(), host.kind())?; // [N]
+    copy_async(&staging, &host)?;
+    let target = Tensor::f_empty(host.size(), (host.kind(), device))
+        .map_err(|error| Error::Torch { operation: "allocate memory", message: error.to_string() })?;
+    copy_async(&target, &staging)?;
+    Ok(target)
+}
+
 /// Bytes of one GPU in use by tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryInUse {

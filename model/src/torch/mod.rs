@@ -12,10 +12,14 @@ mod check;
 pub(crate) mod driver;
 mod memory;
 pub(crate) mod nvrtc;
+mod profile;
+mod readback;
 mod sys;
 
 pub use autograd::{Backward, gradient, node, norm, version};
-pub use memory::{MemoryInUse, copy_async, memory_in_use, pinned, reset_peak_memory};
+pub use memory::{MemoryInUse, copy_async, memory_in_use, pinned, reset_peak_memory, upload};
+pub use profile::{Activity, Profile};
+pub use readback::Readback;
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 

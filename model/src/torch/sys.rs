@@ -16,6 +16,10 @@ pub(super) type Backward = unsafe extern "C" fn(
 /// Gives a context back.
 pub(super) type Release = unsafe extern "C" fn(context: *mut c_void);
 
+/// Is told of one kernel or copy; see `bridge_profile_stop`.
+pub(super) type Visit =
+    unsafe extern "C" fn(context: *mut c_void, name: *const c_char, start: u64, duration: u64);
+
 unsafe extern "C" {
     pub(super) fn bridge_free_message(message: *mut c_char);
     pub(super) fn bridge_attach(
@@ -44,6 +48,12 @@ unsafe extern "C" {
     ) -> *mut c_char;
     pub(super) fn bridge_copy_async(to: *const C_tensor, from: *const C_tensor) -> *mut c_char;
     pub(super) fn bridge_current_stream(device: c_int, out: *mut *mut c_void) -> *mut c_char;
+    pub(super) fn bridge_event_record(device: c_int, out: *mut *mut c_void) -> *mut c_char;
+    pub(super) fn bridge_event_wait(event: *mut c_void) -> *mut c_char;
+    pub(super) fn bridge_event_free(event: *mut c_void);
+    pub(super) fn bridge_profile_start() -> *mut c_char;
+    pub(super) fn bridge_profile_stop(path: *const c_char, context: *mut c_void, visit: Visit)
+    -> *mut c_char;
     pub(super) fn bridge_memory(
         device: c_int,
         reset_peak: c_int,

@@ -210,14 +210,15 @@ static void test_partial_sums() {
 
 static void test_adamw() {
   const int n = 1029;
-  const float factor = 0.5f;
+  float control[3] = {0.5f, 0.f, 0.f};
   Single p = normal_single(n), g = normal_single(n), m(n, 0.f), v(n, 0.f), p0 = p, g0 = g;
   Half copy = unwritten_half(n);
   const AdamWPiece piece{p.data(), g.data(), m.data(), v.data(), copy.data(), (u64)n};
   std::vector<double> q(p.begin(), p.end()), first(n, 0.0), second(n, 0.0);
   for (int step = 1; step <= 3; step++) {
     const double lr = 1e-2, b1 = 0.9, b2 = 0.98, decay = 1e-3, epsilon = 1e-6;
-    const AdamW a{&piece, &factor, (float)b1, (float)b2, (float)(1 - decay), (float)(lr / (1 - std::pow(b1, step))), (float)(1 / std::sqrt(1 - std::pow(b2, step))), (float)epsilon, step == 3};
+    control[1] = (float)(1 / (1 - std::pow(b1, step))), control[2] = (float)(1 / std::sqrt(1 - std::pow(b2, step)));
+    const AdamW a{&piece, control, (float)b1, (float)b2, (float)(1 - decay), (float)lr, (float)epsilon, step == 3};
     g = g0;
     emulator::launch({1, 1, 1}, 256, 0, [&] { adamw(a); });
     for (int i = 0; i < n; i++) {
@@ -233,6 +234,15 @@ static void test_adamw() {
   under("adamw change of the weights", moved, 1e-4);
   under("adamw bf16 copies", copies, 3e-3);
   that("adamw clears the gradients", cleared);
+
+  // A gradient that is no number: the factor of zero keeps it out of everything.
+  const Single p3 = p, m3 = m, v3 = v;
+  g.assign(n, std::numeric_limits<float>::quiet_NaN());
+  control[0] = 0.f;
+  const AdamW a{&piece, control, 0.9f, 0.98f, 0.999f, 1e-2f, 1e-6f, 1};
+  emulator::launch({1, 1, 1}, 256, 0, [&] { adamw(a); });
+  that("adamw with a factor of zero changes no weight", p == p3 && m == m3 && v == v3);
+  that("adamw with a factor of zero clears the gradients", g == Single(n, 0.f));
 }
 
 void test_elementwise() {

@@ -1,6 +1,6 @@
 //! `geglu.cu`, `cross_entropy.cu`, `column_sums.cu` and `adamw.cu`.
 
-use std::ptr::{null, null_mut};
+use std::ptr::null_mut;
 
 use tch::{Kind, Tensor};
 
@@ -39,12 +39,11 @@ arguments!(CrossEntropy {
 });
 arguments!(AdamW {
     pieces: Read,
-    gradient_factor: Read,
+    control: Read,
     beta1: f32,
     beta2: f32,
     keep: f32,
-    rate: f32,
-    inverse_bias2: f32,
+    learning_rate: f32,
     epsilon: f32,
     clear_gradients: i32,
 });
@@ -56,10 +55,7 @@ pub(crate) struct Update {
     pub(crate) beta2: f64,
     /// What weight decay leaves of a weight.
     pub(crate) keep: f64,
-    /// Learning rate over the first moment's bias.
-    pub(crate) rate: f64,
-    /// One over the root of the second moment's bias.
-    pub(crate) inverse_bias2: f64,
+    pub(crate) learning_rate: f64,
     pub(crate) epsilon: f64,
 }
 
@@ -180,22 +176,24 @@ impl Kernels {
 
     /// One update of all tensors behind `pieces` (`AdamWPiece` in `adamw.cu`, 6 × i64 each).
     ///
+    /// # Shape
+    /// - `control`: `[3]`, float32: see `adamw.cu`
+    ///
     /// # Safety
     /// The addresses in `pieces` are those of live, distinct tensors on this GPU with at least `count` elements.
     pub(crate) unsafe fn adamw(
         &self,
         pieces: &Tensor,
-        factor: Option<&Tensor>,
+        control: &Tensor,
         update: Update,
     ) -> Result<(), Error> {
         let arguments = AdamW {
             pieces: read(pieces, Kind::Int64, rows(pieces) * 6),
-            gradient_factor: factor.map_or(null(), |factor| read(factor, Kind::Float, 1)),
+            control: read(control, Kind::Float, 3),
             beta1: update.beta1 as f32,
             beta2: update.beta2 as f32,
             keep: update.keep as f32,
-            rate: update.rate as f32,
-            inverse_bias2: update.inverse_bias2 as f32,
+            learning_rate: update.learning_rate as f32,
             epsilon: update.epsilon as f32,
             clear_gradients: 1,
         };

@@ -1,0 +1,276 @@
+//! `train bench`: how fast a configuration trains on this machine, everything included, and where the time goes.
+//!
+//! What is measured is [`step`] as a run makes it, fed by a [`Loader`]: gathering, masking, copies to the device, forward,
+//! backward and update. Without shards the loader reads synthetic documents from a temporary folder.
+
+mod parts;
+mod synthetic;
+mod table;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use loader::{Corpus, Loader, StepBatch, Throughput};
+use model::torch::Profile;
+use model::{MaskedLm, ModelConfig, Work};
+use serde::Serialize;
+use tch::Device;
+use tempfile::TempDir;
+
+pub use parts::{KernelTime, Parts};
+pub use synthetic::Lengths;
+
+use crate::config::Config;
+use crate::device;
+use crate::error::Error;
+use crate::host::Host;
+use crate::optimizer::DecoupledAdamW;
+use crate::run::check_vocabulary;
+use crate::step::step;
+
+/// What the model computes with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ComputePath {
+    /// Our kernels.
+    Fused,
+    /// Plain libtorch.
+    Reference,
+}
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct Bench {
+    /// As for a run; its number of steps does not matter.
+    pub config: Config,
+    /// Shard folders to read; none: synthetic documents.
+    pub shards: Vec<PathBuf>,
+    /// The lengths of synthetic samples.
+    pub lengths: Lengths,
+    /// The path; `None`: fused where it can be.
+    pub path: Option<ComputePath>,
+    /// Steps before the clock starts, at least one.
+    pub warm_up: u64,
+    /// Steps that are timed, at least one.
+    pub steps: u64,
+    /// Where to write a Chrome trace of one more step.
+    pub trace: Option<PathBuf>,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// `cpu`, or the GPU's name.
+    pub device: String,
+    /// The path that was taken.
+    pub path: ComputePath,
+    /// Longest sample in tokens.
+    pub seq_len: usize,
+    /// Samples of a step.
+    pub batch_size: usize,
+    /// Most tokens in a micro-batch.
+    pub micro_batch_tokens: usize,
+    /// Steps that were timed.
+    pub steps: u64,
+    /// Samples a second.
+    pub samples_per_s: f64,
+    /// Tokens a second, no padding, special tokens included.
+    pub real_tokens_per_s: f64,
+    /// Milliseconds of one step.
+    pub step_ms: f64,
+    /// Share of the time that the training loop waited for the loader.
+    pub wait_share: f64,
+    /// TFLOP/s of the model's matrix products ([`ModelConfig::training_flops`]).
+    pub model_tflops: f64,
+    /// Those over the card's dense bf16 peak, if the card is a known one.
+    pub mfu: Option<f64>,
+    /// Most GPU memory in use by tensors during the timed steps, in GiB.
+    pub peak_memory_gib: Option<f64>,
+    /// Milliseconds of one profiled step by part; on a GPU only. The profiled step is not among the timed ones.
+    pub parts_ms: Option<Parts>,
+    /// The same by kernel, the most expensive first.
+    pub kernels: Vec<KernelTime>,
+}
+
+/// Trains for a few steps and measures.
+///
+/// # Errors
+/// Those of starting a run; [`Error::Model`] where the fused path is asked for and cannot be taken.
+pub fn train(bench: &Bench) -> Result<Report, Error> {
+    let config = &bench.config;
+    let device = device::choose(config.train.device)?;
+    device::set_threads(config.train.threads);
+    let (corpus, _folder) = corpus(bench)?;
+    check_vocabulary(config, &corpus)?;
+    let mut model = MaskedLm::new(&config.model, config.seed, device, device::compute_kind(device))?;
+    let fused = match bench.path {
+        Some(ComputePath::Reference) => false,
+        Some(ComputePath::Fused) => model.use_fused_path().map(|()| true)?,
+        None => device.is_cuda() && model.use_fused_path().is_ok(),
+    };
+    let mut optimizer = DecoupledAdamW::of(config.optimizer.clone(), &model)?;
+    let lr = config.optimizer.lr * config.schedule.warmup_fraction.max(0.01);
+    let mut launch = |batch: &StepBatch| step(&model, &mut optimizer, batch, lr, config.seed, device);
+
+    let mut loader = loader(bench, &corpus)?;
+    for _ in 0..bench.warm_up {
+        launch(&*take(&mut loader)?)?.outcome()?;
+    }
+    if let Device::Cuda(card) = device {
+        model::torch::reset_peak_memory(card)?;
+    }
+    let (start, waited_before) = (Instant::now(), loader.waited());
+    let (mut work, mut samples, mut under_way) = (Work::default(), 0, None);
+    for _ in 0..bench.steps {
+        let batch = take(&mut loader)?;
+        let launched = launch(&batch)?;
+        samples += batch.samples;
+        for micro_batch in &batch.micro_batches {
+            work.add(&micro_batch.cu_seqlens, micro_batch.labels.len());
+        }
+        if let Some(before) = under_way.replace(launched) {
+            before.outcome()?;
+        }
+    }
+    under_way.map(|last| last.outcome()).transpose()?;
+    let seconds = start.elapsed().as_secs_f64();
+    let wait_share = (loader.waited() - waited_before).as_secs_f64() / seconds;
+    let peak_memory_gib = match device {
+        Device::Cuda(card) => Some(model::torch::memory_in_use(card)?.peak as f64 / f64::from(1 << 30)),
+        _ => None,
+    };
+
+    let (mut parts_ms, mut kernels) = (None, Vec::new());
+    if device.is_cuda() || bench.trace.is_some() {
+        let batch = take(&mut loader)?;
+        let profile = Profile::start()?;
+        launch(&batch)?.outcome()?;
+        let activities = profile.finish(bench.trace.as_deref())?;
+        if device.is_cuda() {
+            let (parts, by_kernel) = parts::split(&activities, 1);
+            (parts_ms, kernels) = (Some(parts), by_kernel);
+        }
+    }
+    let card = device.is_cuda().then(|| Host::detect().gpus.into_iter().next()).flatten();
+    let model_tflops = ModelConfig::training_flops(&config.model, work) / seconds / 1e12;
+    Ok(Report {
+        mfu: card.as_deref().and_then(peak_tflops).map(|peak| model_tflops / peak),
+        device: card.unwrap_or_else(|| device::name(device).to_owned()),
+        path: if fused { ComputePath::Fused } else { ComputePath::Reference },
+        seq_len: config.train.seq_len,
+        batch_size: config.train.batch_size,
+        micro_batch_tokens: config.train.micro_batch_tokens,
+        steps: bench.steps,
+        samples_per_s: samples as f64 / seconds,
+        real_tokens_per_s: work.tokens as f64 / seconds,
+        step_ms: seconds * 1e3 / bench.steps as f64,
+        wait_share,
+        model_tflops,
+        peak_memory_gib,
+        parts_ms,
+        kernels,
+    })
+}
+
+/// Loads for a while without training: as fast as it goes, or, with a `demand` in tokens a second, no faster than that.
+///
+/// # Errors
+/// Shards that cannot be read.
+pub fn load(bench: &Bench, demand: Option<f64>) -> Result<Throughput, Error> {
+    let (corpus, _folder) = corpus(bench)?;
+    let mut loader = loader(bench, &corpus)?;
+    for _ in 0..bench.warm_up {
+        take(&mut loader)?;
+    }
+    Ok(loader::measure(&mut loader, bench.steps, demand)?)
+}
+
+/// The corpus to read, and the temporary folder it lies in if it is a synthetic one.
+fn corpus(bench: &Bench) -> Result<(Arc<Corpus>, Option<TempDir>), Error> {
+    if !bench.shards.is_empty() {
+        return Ok((Corpus::open(&bench.shards)?, None));
+    }
+    let folder = tempfile::tempdir().map_err(|source| Error::Write { path: std::env::temp_dir(), source })?;
+    let train = &bench.config.train;
+    // Two batches' worth: no step is the same as the one before it.
+    let samples = 2 * train.batch_size as u64;
+    let vocabulary = u32::try_from(bench.config.model.vocab_size).unwrap_or(u32::MAX);
+    synthetic::write(folder.path(), samples, train.seq_len, bench.lengths, vocabulary)?;
+    Ok((Corpus::open(&[folder.path().to_owned()])?, Some(folder)))
+}
+
+fn loader(bench: &Bench, corpus: &Arc<Corpus>) -> Result<Loader, Error> {
+    Ok(Loader::start(Arc::clone(corpus), &bench.config.loader_config(), 0, 1, 0, u64::MAX)?)
+}
+
+fn take(loader: &mut Loader) -> Result<loader::ReadyBatch, Error> {
+    Ok(loader.next().expect("a loader without a last step has a next one")?)
+}
+
+/// Dense bf16 peak of a card in TFLOP/s, from NVIDIA's data sheets.
+fn peak_tflops(card: &str) -> Option<f64> {
+    const PEAKS: [(&str, f64); 8] = [
+        ("B200", 2250.0),
+        ("H100 PCIe", 756.0),
+        ("H200", 989.4),
+        ("H100", 989.4),
+        ("A100", 311.9),
+        ("L40S", 362.0),
+        ("A10", 125.0),
+        ("4090", 165.2),
+    ];
+    PEAKS.into_iter().find(|(name, _)| card.contains(name)).map(|(_, peak)| peak)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layers::resolve;
+
+    fn bench(lengths: Lengths) -> Bench {
+        let sets = [
+            "train.batch_size=8",
+            "train.micro_batch_tokens=256",
+            "train.device=cpu",
+            "model.num_hidden_layers=1",
+        ];
+        let config = resolve("tiny", None, &sets.map(str::to_owned)).unwrap();
+        Bench { config, shards: vec![], lengths, path: None, warm_up: 1, steps: 2, trace: None }
+    }
+
+    #[test]
+    fn full_batches_are_full_and_what_is_reported_fits_together() {
+        let bench = bench(Lengths::Full);
+        let report = train(&bench).unwrap();
+        assert_eq!((report.path, report.device.as_str()), (ComputePath::Reference, "cpu"));
+        let length = report.real_tokens_per_s / report.samples_per_s;
+        assert!((length - bench.config.train.seq_len as f64).abs() < 1e-6, "{length} tokens a sample");
+        let samples = report.samples_per_s * report.step_ms / 1e3;
+        assert!((samples - 8.0).abs() < 1e-6, "{samples} samples a step");
+        assert!(report.model_tflops > 0.0 && report.mfu.is_none() && report.parts_ms.is_none());
+    }
+
+    #[test]
+    fn ragged_samples_are_shorter_on_average() {
+        let mut bench = bench(Lengths::Ragged);
+        bench.config.train.batch_size = 512;
+        let loaded = load(&bench, None).unwrap();
+        let (mean, longest) = (loaded.tokens_per_s / loaded.samples_per_s, bench.config.train.seq_len as f64);
+        assert!((mean / longest - 0.625).abs() < 0.03, "{mean} of {longest}");
+        assert_eq!(loaded.steps, 2);
+    }
+
+    #[test]
+    fn the_fused_path_is_not_taken_silently_elsewhere() {
+        let asked = Bench { path: Some(ComputePath::Fused), ..bench(Lengths::Full) };
+        assert!(train(&asked).unwrap_err().to_string().contains("not on a CUDA card"));
+    }
+
+    #[test]
+    fn cards_have_their_own_peaks() {
+        assert_eq!(peak_tflops("NVIDIA H200"), Some(989.4));
+        assert_eq!(peak_tflops("NVIDIA H100 PCIe"), Some(756.0));
+        assert_eq!(peak_tflops("Some card"), None);
+    }
+}
