@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use parquet::errors::ParquetError;
 
+use crate::task::Task;
+
 /// The error of this crate. Messages name the file and the place in it, what was found, what was expected and what to
 /// do; causes are in [`std::error::Error::source`], so print with the whole chain.
 #[derive(Debug, thiserror::Error)]
@@ -119,6 +121,32 @@ pub enum Error {
         expected: u64,
     },
 
+    /// An input is not the one that was there when the ingest began.
+    #[error(
+        "{} is not the file that was there when this ingest began; restore it and run the same command again, or delete the \
+         output folder and start over",
+        path.display()
+    )]
+    InputReplaced {
+        /// The input.
+        path: PathBuf,
+    },
+
+    /// An input was written to while it was read.
+    #[error(
+        "{} changed while it was being read ({found} bytes now, {expected} when the ingest began); nothing of what was read of \
+         it since its last shard is kept. Let nothing write to it, and start over in a new output folder if it has new content",
+        path.display()
+    )]
+    InputWritten {
+        /// The input.
+        path: PathBuf,
+        /// Its size now.
+        found: u64,
+        /// Its size when the ingest began.
+        expected: u64,
+    },
+
     /// A tokenizer file cannot be understood.
     #[error(
         "{name} is not a tokenizer that can be used: {reason}; expected a tokenizer.json as Hugging Face's tokenizers write it"
@@ -205,6 +233,21 @@ pub enum Error {
         dir: PathBuf,
     },
 
+    /// The disk has less room than the shards are expected to take.
+    #[error(
+        "{} has {free} bytes free, but the shards are expected to take {needed} more; free some space, choose another --out, or \
+         go on with --no-space-check: if the disk fills up, finished shards are kept and the same command continues",
+        dir.display()
+    )]
+    NoRoom {
+        /// The folder.
+        dir: PathBuf,
+        /// Bytes that are still to be written.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
+
     /// The output folder belongs to another ingest.
     #[error(
         "{} {state} from something else: {difference}; choose another --out, or delete that folder to replace it",
@@ -217,6 +260,123 @@ pub enum Error {
         state: &'static str,
         /// What differs, old and new.
         difference: String,
+    },
+
+    /// The output folder holds the folders of tasks, and a whole ingest would lie between them.
+    #[error(
+        "{} holds folders of an ingest by {count} tasks; make one of them with `ingest merge {}`, or choose another --out",
+        dir.display(), dir.display()
+    )]
+    TaskFolders {
+        /// The folder.
+        dir: PathBuf,
+        /// The number of tasks.
+        count: u32,
+    },
+
+    /// The output folder was divided among another number of tasks.
+    #[error(
+        "{} comes from an ingest by {other} tasks, this one is by {count}; say --task I/{other} to continue it (an array that          repeats some tasks only counts only those), or delete that folder",
+        dir.display()
+    )]
+    OtherDivision {
+        /// A task's folder.
+        dir: PathBuf,
+        /// The number of tasks now.
+        count: u32,
+        /// The number of tasks then.
+        other: u32,
+    },
+
+    /// There are no tasks' folders to merge.
+    #[error("{} holds no folder of a task (task-00000-of-...), so there is nothing to merge; check the path", dir.display())]
+    MergeNothing {
+        /// The folder.
+        dir: PathBuf,
+    },
+
+    /// A task to be merged has not come to its end.
+    #[error(
+        "task {task} is not finished: {} has no manifest; run it again with --task {task} and merge then",
+        dir.display()
+    )]
+    MergeUnfinished {
+        /// The task.
+        task: Task,
+        /// Its folder.
+        dir: PathBuf,
+    },
+
+    /// Tasks are missing in a merge.
+    #[error(
+        "of the {count} tasks these are missing: {missing}; run them with --task I/{count} and merge then"
+    )]
+    MergeGap {
+        /// Their numbers.
+        missing: String,
+        /// The number of all tasks.
+        count: u32,
+    },
+
+    /// A task is there twice in a merge.
+    #[error("task {task} is there twice, as {} and as {}; name only one of them", first.display(), second.display())]
+    MergeOverlap {
+        /// The task.
+        task: Task,
+        /// One of its folders.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
+
+    /// A task's folder holds something else than its name says.
+    #[error("{} holds {found}, which its name does not say; restore its name, or run that task again", dir.display())]
+    MergeRenamed {
+        /// The folder.
+        dir: PathBuf,
+        /// What it holds.
+        found: String,
+    },
+
+    /// Two tasks do not belong to the same ingest.
+    #[error(
+        "{} and {} cannot be merged: {what} is {found} in the second, {expected} in the first; run the tasks of one ingest          with the same program, tokenizer, options and inputs",
+        first.display(), second.display()
+    )]
+    MergeDiffers {
+        /// The first folder.
+        first: PathBuf,
+        /// The folder that differs from it.
+        second: PathBuf,
+        /// What differs.
+        what: &'static str,
+        /// How it is in the second.
+        found: String,
+        /// How it is in the first.
+        expected: String,
+    },
+
+    /// A task's shard is nowhere to be found.
+    #[error("{} is missing or has not its {bytes} bytes; delete that folder and run the task again with --task {task}", path.display())]
+    MergeLost {
+        /// The task.
+        task: Task,
+        /// The file.
+        path: PathBuf,
+        /// The size it should have.
+        bytes: u64,
+    },
+
+    /// A task's folder lies on another file system, to which files cannot be moved without copying them.
+    #[error(
+        "{} lies on another file system than {}: copy the folder of its task there and merge again",
+        from.display(), out.display()
+    )]
+    MergeFar {
+        /// The file.
+        from: PathBuf,
+        /// The common folder.
+        out: PathBuf,
     },
 
     /// The notes of an unfinished ingest cannot be understood.
@@ -261,10 +421,7 @@ impl Error {
             let action = "write";
             match source {
                 ParquetError::External(cause) => match cause.downcast::<io::Error>() {
-                    Ok(source) if source.kind() == io::ErrorKind::StorageFull => {
-                        loader::Error::DiskFull { path, missing, source: *source }.into()
-                    }
-                    Ok(source) => Error::Io { action, path, source: *source },
+                    Ok(source) => loader::Error::write(&path, missing, *source).into(),
                     Err(cause) => Error::Docs { action, path, source: ParquetError::External(cause) },
                 },
                 source => Error::Docs { action, path, source },

@@ -25,6 +25,7 @@ use serde::de::DeserializeOwned;
 use crate::error::Error;
 use crate::identity::Identity;
 use crate::part::PartNote;
+use crate::task::task_folders;
 use crate::tokenizer::{TOKENIZER_FILE, TokenizerFile};
 
 /// Holds the BLAKE3 of the manifest, so that a changed manifest is noticed too.
@@ -123,8 +124,8 @@ impl OutFolder {
 
     /// Makes the folder complete.
     pub(crate) fn finish(&self, manifest: &Manifest) -> Result<(), Error> {
-        let line = format!("{}  {MANIFEST_FILE}\n", manifest.blake3());
-        atomic::write_file(&self.dir.join(MANIFEST_HASH_FILE), |file| file.write_all(line.as_bytes()))?;
+        let hash = manifest_hash(manifest);
+        atomic::write_file(&self.dir.join(MANIFEST_HASH_FILE), |file| file.write_all(hash.as_bytes()))?;
         manifest.write(&self.dir)?;
         self.clean_up()
     }
@@ -141,6 +142,9 @@ impl OutFolder {
     }
 
     fn refuse_foreign_files(&self) -> Result<(), Error> {
+        if let Some((task, _)) = task_folders(&self.dir)?.first() {
+            return Err(Error::TaskFolders { dir: self.dir.clone(), count: task.count() });
+        }
         let entries = fs::read_dir(&self.dir).map_err(Error::io("read the folder", &self.dir))?;
         for entry in entries {
             let entry = entry.map_err(Error::io("read the folder", &self.dir))?;
@@ -157,8 +161,13 @@ impl OutFolder {
     }
 }
 
+/// The content of [`MANIFEST_HASH_FILE`].
+pub(crate) fn manifest_hash(manifest: &Manifest) -> String {
+    format!("{}  {MANIFEST_FILE}\n", manifest.blake3())
+}
+
 /// Two processes in one folder would remove each other's files.
-fn lock(dir: &Path) -> Result<File, Error> {
+pub(crate) fn lock(dir: &Path) -> Result<File, Error> {
     let file = File::open(dir).map_err(Error::io("open the folder", dir))?;
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => Err(Error::Busy { dir: dir.to_owned() }),

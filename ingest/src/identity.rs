@@ -1,10 +1,12 @@
 //! What decides the bytes of a shard folder: two ingests with the same identity write the same folder.
 
+use std::collections::HashSet;
+
 use loader::shard::{FORMAT_VERSION, Manifest};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::source::Inputs;
+use crate::source::{Input, Inputs};
 
 /// Default of [`Options::text_field`]: C4's name for it.
 pub const DEFAULT_TEXT_FIELD: &str = "text";
@@ -108,6 +110,15 @@ impl Identity {
         })
     }
 
+    /// Checks that an input is still the one that this identity was made of.
+    ///
+    /// # Errors
+    /// [`Error::InputReplaced`] when it is not, or an error of reading.
+    pub(crate) fn check_content(&self, index: u32, input: &Input) -> Result<(), Error> {
+        let same = input.sample()? == self.inputs[index as usize].sample;
+        if same { Ok(()) } else { Err(Error::InputReplaced { path: input.path.clone() }) }
+    }
+
     /// BLAKE3 of the identity, in hexadecimal digits.
     pub fn fingerprint(&self) -> String {
         let json = serde_json::to_vec(self).expect("an identity has only string keys");
@@ -155,6 +166,18 @@ impl Identity {
                 let flag = format!("--{}", option.replace('_', "-"));
                 return differ(&flag, &now.to_string(), &then.to_string());
             }
+        }
+        // One that came or went says more than all those that moved up for it.
+        let only = |these: &Visible<'_>, those: &Visible<'_>| {
+            let names: HashSet<_> = those.inputs.iter().map(|(name, _)| *name).collect();
+            let missing = these.inputs.iter().find(|(name, _)| !names.contains(name));
+            missing.map(|(name, _)| (*name).to_owned())
+        };
+        if let Some(gone) = only(earlier, &now) {
+            return Some(format!("the input {gone} was there then and is gone now"));
+        }
+        if let Some(new) = only(&now, earlier) {
+            return Some(format!("the input {new} is there now and was not then"));
         }
         if now.inputs.len() != earlier.inputs.len() {
             let counts = (now.inputs.len().to_string(), earlier.inputs.len().to_string());
@@ -218,7 +241,19 @@ mod tests {
             named(|now| now.options.text_field = "x".into()),
             "--text-field is \"x\" now, \"text\" then"
         );
-        assert_eq!(named(|now| now.inputs.truncate(1)), "the number of inputs is 1 now, 2 then");
+        assert_eq!(named(|now| now.inputs.truncate(1)), "the input b was there then and is gone now");
+        assert_eq!(
+            named(|now| now.inputs[1].name = "c".into()),
+            "the input b was there then and is gone now"
+        );
+        assert_eq!(
+            named(|now| now.inputs.push(InputIdentity { name: "c".into(), ..now.inputs[0].clone() })),
+            "the input c is there now and was not then"
+        );
+        assert_eq!(
+            named(|now| now.inputs.push(now.inputs[0].clone())),
+            "the number of inputs is 3 now, 2 then"
+        );
         assert_eq!(named(|now| now.inputs[1].bytes = 6), "an input is b (6 bytes) now, b (5 bytes) then");
         assert_eq!(named(|now| now.inputs[0].sample = "r".into()), "the content of input a");
     }

@@ -18,6 +18,7 @@
 //!     tokenizer,
 //!     workers: 2,
 //!     skip_bad_lines: 0,
+//!     task: None,
 //! };
 //! let outcome = ingest::run(&job, &Progress::default())?;
 //! assert_eq!((outcome.manifest.documents, outcome.manifest.tokens), (1, 8));
@@ -38,20 +39,27 @@ pub mod wordpiece;
 mod document;
 mod encoder;
 mod error;
+mod estimate;
 mod folder;
+mod merge;
 mod part;
 mod pipeline;
 mod space;
+mod stamp;
+mod task;
 mod verify;
 
 pub use document::{FoundDocument, find_document};
 pub use encoder::{Encode, Encoder, EncoderChoice};
 pub use error::Error;
+pub use estimate::Estimate;
 pub use folder::MANIFEST_HASH_FILE;
 pub use identity::Options;
+pub use merge::{Merged, merge};
 pub use pipeline::{Job, Outcome, Progress, run};
 pub use source::Inputs;
 pub use space::Space;
+pub use task::Task;
 pub use tokenizer::TokenizerFile;
 pub use verify::{Damage, verify};
 

@@ -17,6 +17,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     C4(cli::c4::Arguments),
+    Merge(cli::merge::Arguments),
     Inspect(cli::inspect::Arguments),
     Verify(cli::verify::Arguments),
 }
@@ -24,6 +25,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::C4(arguments) => cli::c4::run(&arguments),
+        Command::Merge(arguments) => cli::merge::run(&arguments),
         Command::Inspect(arguments) => cli::inspect::run(&arguments),
         Command::Verify(arguments) => cli::verify::run(&arguments),
     };

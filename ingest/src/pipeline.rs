@@ -19,6 +19,8 @@ use crate::folder::{OutFolder, State};
 use crate::identity::{Identity, Options};
 use crate::part::{PartNote, PartWriter, Place};
 use crate::source::{self, BadRow, Input, Inputs, Row, Source};
+use crate::stamp::Stamp;
+use crate::task::{Task, merged_before};
 use crate::tokenizer::TokenizerFile;
 
 /// What is to be ingested, where to and how.
@@ -37,6 +39,21 @@ pub struct Job {
     pub workers: usize,
     /// Rows, of all inputs together, that may be left out because something is wrong with them.
     pub skip_bad_lines: u64,
+    /// The share of the inputs to ingest, into a folder of its own below `out`; nothing for all of them.
+    pub task: Option<Task>,
+}
+
+impl Job {
+    /// The folder that is written: `out`, or the task's below it.
+    pub fn folder(&self) -> PathBuf {
+        self.task.map_or_else(|| self.out.clone(), |task| self.out.join(task.folder_name()))
+    }
+
+    /// The inputs that are read: all, or the task's.
+    pub fn share(&self) -> impl Iterator<Item = &Input> {
+        let owned = |index| self.task.is_none_or(|task| task.owns(index));
+        self.inputs.files.iter().zip(0..).filter(move |(_, index)| owned(*index)).map(|(input, _)| input)
+    }
 }
 
 /// How far a run has come; only what this run did itself.
@@ -73,7 +90,12 @@ pub struct Outcome {
 pub fn run(job: &Job, progress: &Progress) -> Result<Outcome, Error> {
     job.options.validate()?;
     let identity = Identity::of(&job.inputs, &job.options, &job.tokenizer.info().blake3)?;
-    let folder = match OutFolder::open(&job.out, &identity, &job.tokenizer)? {
+    if let Some(task) = job.task
+        && let Some(manifest) = merged_before(&job.out, task, &identity)?
+    {
+        return Ok(Outcome { found_parts: manifest.shards.len(), manifest, was_finished: true });
+    }
+    let folder = match OutFolder::open(&job.folder(), &identity, &job.tokenizer)? {
         State::Finished(manifest) => {
             let found_parts = manifest.shards.len();
             return Ok(Outcome { manifest: *manifest, found_parts, was_finished: true });
@@ -88,12 +110,16 @@ pub fn run(job: &Job, progress: &Progress) -> Result<Outcome, Error> {
     let run = Run {
         job,
         progress,
+        identity: &identity,
         folder: &folder,
         bad_lines: AtomicU64::new(bad_lines),
         stop: AtomicBool::new(false),
     };
     let parts = run.all_inputs(sealed)?;
-    let manifest = manifest(job, &identity, parts);
+    let mut manifest = manifest(job, &identity, parts);
+    if let Some(task) = job.task {
+        task.note(&mut manifest);
+    }
     folder.finish(&manifest)?;
     Ok(Outcome { manifest, found_parts, was_finished: false })
 }
@@ -102,6 +128,7 @@ pub fn run(job: &Job, progress: &Progress) -> Result<Outcome, Error> {
 struct Run<'a> {
     job: &'a Job,
     progress: &'a Progress,
+    identity: &'a Identity,
     folder: &'a OutFolder,
     /// Rows left out so far, in all inputs.
     bad_lines: AtomicU64,
@@ -158,11 +185,16 @@ impl Run<'_> {
         encoder: &mut dyn Encode,
         ids: &mut Vec<u32>,
     ) -> InputResult {
+        if self.job.task.is_some_and(|task| !task.owns(index)) {
+            return Ok(Some(Vec::new()));
+        }
         let mut bytes = InputBytes { progress: self.progress, counted: 0 };
         if parts.last().is_some_and(|part| part.last) {
             bytes.count(input.bytes);
             return Ok(Some(parts));
         }
+        let stamp = Stamp::of(input);
+        self.identity.check_content(index, input)?;
         let mut source = source::open(&input.path, &self.job.options.text_field)?;
         source.skip_rows(parts.last().map_or(0, PartNote::end_row))?;
         let place = Place {
@@ -182,6 +214,7 @@ impl Run<'_> {
             if note.last && note.end_row() == 0 {
                 return Err(Error::EmptyInput { path: input.path.clone(), found: "it unpacks to nothing" });
             }
+            stamp.check()?;
             self.folder.note_part(index, part, &note)?;
             self.progress.parts.fetch_add(1, Ordering::Relaxed);
             let last = note.last;

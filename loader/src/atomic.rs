@@ -42,7 +42,7 @@ impl AtomicFile {
         #[cfg(unix)]
         builder.permissions(<fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o666));
         let file = builder.tempfile_in(&dir).map_err(|source| match source.kind() {
-            io::ErrorKind::StorageFull => Error::write(path, 0, source),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::write(path, 0, source),
             _ => Error::Io { action: "create", path: path.to_owned(), source },
         })?;
         Ok(Self { path: path.to_owned(), dir, writer: BufWriter::with_capacity(BUFFER_BYTES, file) })

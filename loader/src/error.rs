@@ -256,11 +256,15 @@ impl Error {
         move |source| Error::Io { action, path, source }
     }
 
-    /// The error of a write to `path` with at least `missing` bytes still unwritten.
-    pub(crate) fn write(path: &Path, missing: u64, source: io::Error) -> Error {
+    /// The error of a write to `path` with at least `missing` bytes still unwritten: [`Error::DiskFull`] when there is
+    /// no room for them, else [`Error::Io`].
+    pub fn write(path: &Path, missing: u64, source: io::Error) -> Error {
         let path = path.to_owned();
         match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            // The limit of the file system, or that of `ulimit -f`.
+            | io::ErrorKind::FileTooLarge => {
                 Error::DiskFull { path, missing, source }
             }
             _ => Error::Io { action: "write", path, source },

@@ -6,15 +6,17 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use ingest::identity::{DEFAULT_HELD_OUT, DEFAULT_SHARD_TOKENS, DEFAULT_TEXT_FIELD};
-use ingest::{EncoderChoice, Inputs, Job, Options, Progress, Space, TokenizerFile};
+use ingest::{EncoderChoice, Estimate, Inputs, Job, Options, Progress, Space, TokenizerFile};
 use loader::atomic;
+use loader::shard::MANIFEST_FILE;
 
 use super::meter::Meter;
 use super::summary::Summary;
-use super::{format, print};
+use super::task::{self, TaskArgument};
+use super::{estimate, format, print};
 
 /// How many skipped lines are printed; the manifest lists all.
 const SKIPPED_SHOWN: usize = 10;
@@ -53,7 +55,17 @@ pub(crate) struct Arguments {
     /// Leave out up to N lines that cannot be used, counted over all inputs, and list them in the manifest
     #[arg(long, value_name = "N", default_value_t = 0)]
     skip_bad_lines: u64,
-    /// Also write the summary as JSON
+    /// Ingest only share I (counted from 0) of N, into a folder of its own in DIR, to be joined by `ingest merge DIR`;
+    /// without it, what SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX say; `none` ingests everything all the same
+    #[arg(long, value_name = "I/N")]
+    task: Option<TaskArgument>,
+    /// Only print what the ingest is expected to come to, from a sample of the inputs
+    #[arg(long)]
+    dry_run: bool,
+    /// Start even if the shards are not expected to fit on the disk
+    #[arg(long)]
+    no_space_check: bool,
+    /// Also write the summary (of a dry run, the estimate) as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -81,10 +93,14 @@ impl From<EncoderArgument> for EncoderChoice {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let job = job(arguments)?;
-    announce(&job)?;
+    announce(&job);
+    if arguments.dry_run {
+        return dry_run(arguments, &job);
+    }
+    look_ahead(arguments, &job)?;
     let progress = Arc::new(Progress::default());
     let started = Instant::now();
-    let meter = Meter::start(progress.clone(), job.inputs.bytes());
+    let meter = Meter::start(progress.clone(), job.share().map(|input| input.bytes).sum());
     let outcome = ingest::run(&job, &progress);
     drop(meter);
     let outcome = outcome?;
@@ -92,12 +108,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if outcome.was_finished {
         print(format_args!(
             "{} is finished already, from the same inputs and options; nothing to do",
-            job.out.display()
+            job.folder().display()
         ))?;
     } else {
         print(summary.table())?;
         print_skipped(&outcome.manifest)?;
-        print(format_args!("{} is finished", job.out.display()))?;
+        print(format_args!("{} is finished", job.folder().display()))?;
+        if job.task.is_some() {
+            print(format_args!("when all tasks are: ingest merge {}", job.out.display()))?;
+        }
     }
     if let Some(path) = &arguments.json {
         // The speed of a run that had nothing to do would only hide that of the run that had.
@@ -124,6 +143,10 @@ fn job(arguments: &Arguments) -> Result<Job> {
         None => std::thread::available_parallelism()
             .context("cannot tell how many processors there are; say --workers N")?,
     };
+    let task = task::choose(arguments.task, |name| std::env::var(name).ok())?;
+    if let Some((task, from)) = task {
+        eprintln!("task {} of {} (counted from 0), from {from}", task.index(), task.count());
+    }
     Ok(Job {
         inputs: Inputs::find(&arguments.inputs)?,
         out: arguments.out.clone(),
@@ -132,21 +155,28 @@ fn job(arguments: &Arguments) -> Result<Job> {
         tokenizer,
         workers: workers.get(),
         skip_bad_lines: arguments.skip_bad_lines,
+        task: task.map(|(task, _)| task),
     })
 }
 
-/// Says what is going to happen, and what may go wrong.
-fn announce(job: &Job) -> Result<()> {
+/// Says what is going to happen.
+fn announce(job: &Job) {
     let inputs = &job.inputs;
+    let (files, bytes) = job.share().fold((0, 0), |(files, bytes), input| (files + 1, bytes + input.bytes));
+    let of = if job.task.is_some() {
+        format!(" of {}", format::count(inputs.files.len() as u64))
+    } else {
+        String::new()
+    };
     eprintln!(
-        "{}, {}, to {} with {} ({} ids) through {}, {}",
-        format::counted(inputs.files.len() as u64, "file"),
-        format::bytes(inputs.bytes()),
-        job.out.display(),
+        "{}{of}, {}, to {} with {} ({} ids) through {}, {}",
+        format::counted(files, "file"),
+        format::bytes(bytes),
+        job.folder().display(),
         job.tokenizer.name(),
         format::count(job.tokenizer.info().vocab_size.into()),
         job.encoder.describe(),
-        format::counted(job.workers.min(inputs.files.len()) as u64, "worker"),
+        format::counted(job.workers.min(files as usize).max(1) as u64, "worker"),
     );
     if let Some(first) = inputs.ignored.first() {
         let count = format::counted(inputs.ignored.len() as u64, "file");
@@ -155,15 +185,38 @@ fn announce(job: &Job) -> Result<()> {
             first.display()
         );
     }
-    let space = Space::look(inputs, job.tokenizer.token_bytes(), &job.out)?;
-    if !space.is_enough() {
-        eprintln!(
-            "warning: {} has {} free, the shards are expected to take about {}; if the disk fills up, finished shards are \
-             kept and the same command continues",
-            job.out.display(),
-            format::bytes(space.free),
-            format::bytes(space.needed)
+}
+
+/// Prints the estimate and does nothing else.
+fn dry_run(arguments: &Arguments, job: &Job) -> Result<ExitCode> {
+    let Some(expected) = Estimate::of(job)? else {
+        bail!(
+            "the beginnings of the inputs hold no document; without --dry-run the first that is wrong is named"
         );
+    };
+    let space = Space::look(&job.folder(), expected.output_bytes)?;
+    print(estimate::table(&expected, &space, &job.folder(), job.workers))?;
+    if let Some(path) = &arguments.json {
+        atomic::write_file(path, |file| Ok(serde_json::to_writer_pretty(file, &expected)?))?;
+    }
+    if !arguments.no_space_check {
+        space.check(&job.folder())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says what is to be expected, and refuses to start what will not fit.
+fn look_ahead(arguments: &Arguments, job: &Job) -> Result<()> {
+    let folder = job.folder();
+    if job.out.join(MANIFEST_FILE).exists() || folder.join(MANIFEST_FILE).exists() {
+        return Ok(());
+    }
+    if let Some(expected) = Estimate::of(job)? {
+        let space = Space::look(&folder, expected.output_bytes)?;
+        eprintln!("{}", estimate::line(&expected, &space));
+        if !arguments.no_space_check {
+            space.check(&folder)?;
+        }
     }
     Ok(())
 }

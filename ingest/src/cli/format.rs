@@ -34,6 +34,18 @@ pub(crate) fn bytes(bytes: u64) -> String {
     format!("{value:.1} PB")
 }
 
+/// A time in its two largest units.
+pub(crate) fn duration(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    match whole {
+        _ if seconds < 9.95 => format!("{seconds:.1} s"),
+        0..60 => format!("{whole} s"),
+        60..3600 => format!("{} min {:02} s", whole / 60, whole % 60),
+        3600..86_400 => format!("{} h {:02} min", whole / 3600, whole / 60 % 60),
+        _ => format!("{} d {:02} h", whole / 86_400, whole / 3600 % 24),
+    }
+}
+
 /// A table of names and values.
 pub(crate) fn pairs<'a>(rows: impl IntoIterator<Item = (&'a str, String)>) -> Table {
     let mut table = Table::new();
@@ -73,6 +85,10 @@ mod tests {
             ["0 B", "999 B", "1.0 kB", "99.9 kB", "305 GB"]
         );
         assert_eq!([counted(1, "file"), counted(2000, "file")], ["1 file", "2,000 files"]);
+        assert_eq!(
+            [0.04, 59.6, 61.0, 7260.0, 90_000.0].map(duration),
+            ["0.0 s", "1 min 00 s", "1 min 01 s", "2 h 01 min", "1 d 01 h"]
+        );
         assert_eq!(bytes(999_600), "1.0 MB");
         assert_eq!(bytes(2_000_000_000_000_000), "2.0 PB");
     }

@@ -2,11 +2,14 @@
 
 pub(crate) mod c4;
 pub(crate) mod inspect;
+pub(crate) mod merge;
 pub(crate) mod verify;
 
+mod estimate;
 mod format;
 mod meter;
 mod summary;
+mod task;
 
 use std::fmt::Display;
 use std::io::{self, Write};
