@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::object::ObjectError;
+
 /// The error of this crate. Messages name the path, what was found, what was expected and what to do; the cause
 /// reported by the operating system is in [`std::error::Error::source`], so print with the whole chain.
 #[derive(Debug, thiserror::Error)]
@@ -239,6 +241,10 @@ pub enum Error {
         slots: usize,
     },
 
+    /// An object store said no, or something that cannot be.
+    #[error(transparent)]
+    Object(#[from] Box<ObjectError>),
+
     /// A worker thread panicked: a bug in this program.
     #[error("a loader worker failed at step {step} for a reason that is a bug of this program: {message}")]
     WorkerPanicked {
@@ -247,6 +253,12 @@ pub enum Error {
         /// The message of the panic.
         message: String,
     },
+}
+
+impl From<ObjectError> for Error {
+    fn from(error: ObjectError) -> Self {
+        Box::new(error).into()
+    }
 }
 
 impl Error {

@@ -48,6 +48,7 @@
 //! ```
 
 pub mod atomic;
+pub mod object;
 pub mod shard;
 
 mod batch;

@@ -1,5 +1,7 @@
 //! Fixtures of the end-to-end tests: C4 files made on the spot, and the two programs as a user starts them.
 
+pub mod s3;
+
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};

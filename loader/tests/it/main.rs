@@ -5,3 +5,4 @@ mod corpus; // folders, documents, samples, and folders that are wrong
 mod fixture;
 mod format; // bytes on disk: round trips, determinism, damage
 mod golden; // batches as text, checked in
+mod object; // objects in stores: whole or not at all

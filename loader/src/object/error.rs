@@ -1,0 +1,113 @@
+//! What can go wrong with objects.
+
+use super::Scheme;
+
+/// An error of an object store. Messages name the object, what was found and what to do; what the store said is in
+/// [`std::error::Error::source`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ObjectError {
+    /// A URL that leads nowhere.
+    #[error("{url} cannot be reached: {reason}")]
+    Url {
+        /// As it was given.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// There is no such object.
+    #[error("there is no object {url}; check its name, and whether your credentials may see it")]
+    NotFound {
+        /// The object.
+        url: String,
+        /// What the store said.
+        source: object_store::Error,
+    },
+
+    /// The store wants other credentials.
+    #[error("cannot {action} {url}: the store refuses; {hint}")]
+    Refused {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// The object.
+        url: String,
+        /// How to give credentials.
+        hint: &'static str,
+        /// What the store said.
+        source: object_store::Error,
+    },
+
+    /// Another object stands where one was being read.
+    #[error(
+        "{url} has changed while it was in use: it is {found} now, {expected} before; start over with the new one"
+    )]
+    Changed {
+        /// The object.
+        url: String,
+        /// What stands there.
+        found: String,
+        /// What stood there.
+        expected: String,
+    },
+
+    /// The connection broke too often.
+    #[error(
+        "{url} cannot be read past byte {at} of {bytes}: {attempts} attempts in a row brought nothing; run the same \
+         command again when the connection is better"
+    )]
+    Broken {
+        /// The object.
+        url: String,
+        /// Bytes read.
+        at: u64,
+        /// Bytes it has.
+        bytes: u64,
+        /// How often it was tried.
+        attempts: u32,
+        /// The last thing that went wrong; nothing when the store just ended early.
+        source: Option<object_store::Error>,
+    },
+
+    /// An object has another size than it should have.
+    #[error("{url} gave {found} bytes, expected {expected}; run the same command again")]
+    Cut {
+        /// The object.
+        url: String,
+        /// Bytes it gave.
+        found: u64,
+        /// Bytes it should have.
+        expected: u64,
+    },
+
+    /// Web servers have no lists of what they hold.
+    #[error("{url} is on a web server, which can be asked for single files only; name the files")]
+    NoLists {
+        /// What was to be listed.
+        url: String,
+    },
+
+    /// Anything else that a store says.
+    #[error("cannot {action} {url}")]
+    Store {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// The object.
+        url: String,
+        /// What the store said.
+        source: object_store::Error,
+    },
+}
+
+impl ObjectError {
+    pub(super) fn of(action: &'static str, url: &str, scheme: Scheme, source: object_store::Error) -> Self {
+        let url = url.to_owned();
+        match source {
+            object_store::Error::NotFound { .. } => Self::NotFound { url, source },
+            object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
+                Self::Refused { action, url, hint: scheme.credentials(), source }
+            }
+            source => Self::Store { action, url, source },
+        }
+    }
+}
