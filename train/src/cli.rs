@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use train::bench;
-use train::config::DeviceChoice;
+use train::config::{DeviceChoice, PathChoice};
 use train::layers::{DEFAULT_PRESET, resolve};
 
 /// Pretrain a masked language model on packed shards.
@@ -120,7 +120,7 @@ pub(crate) struct Bench {
     /// Where to compute
     #[arg(long, value_enum)]
     pub(crate) device: Option<DeviceArgument>,
-    /// What to compute with; without it, the fused kernels where they can be used
+    /// What to compute with; the same as --set train.path=...
     #[arg(long, value_enum)]
     pub(crate) path: Option<PathArgument>,
     /// Steps that are timed [default: 5, or 500 with --data-only]
@@ -207,6 +207,11 @@ impl Bench {
         if let Some(device) = self.device {
             config.train.device = device.into();
         }
+        match self.path {
+            Some(PathArgument::Fused) => config.train.path = PathChoice::Fused,
+            Some(PathArgument::Reference) => config.train.path = PathChoice::Reference,
+            None => {}
+        }
         Ok(bench::Bench {
             config,
             shards: self.shards,
@@ -214,10 +219,6 @@ impl Bench {
                 LengthsArgument::Full => bench::Lengths::Full,
                 LengthsArgument::Ragged => bench::Lengths::Ragged,
             },
-            path: self.path.map(|path| match path {
-                PathArgument::Fused => bench::ComputePath::Fused,
-                PathArgument::Reference => bench::ComputePath::Reference,
-            }),
             warm_up: self.warm_up,
             steps: self.steps.unwrap_or(if self.data_only { 500 } else { 5 }),
             trace: self.trace,

@@ -50,6 +50,8 @@ pub struct TrainConfig {
     pub mask_rate: MaskRate,
     /// Where to compute.
     pub device: DeviceChoice,
+    /// What to compute with.
+    pub path: PathChoice,
     /// Threads torch uses on the CPU; 0 takes every processor. Another number rounds sums differently.
     pub threads: usize,
     /// Steps between lines of `metrics.jsonl`.
@@ -67,6 +69,18 @@ pub enum DeviceChoice {
     /// The first NVIDIA card, in bfloat16 with float32 weights.
     Cuda,
     /// CUDA where there is a card, the CPU elsewhere.
+    Auto,
+}
+
+/// What to compute with: the same model, and the same results but for rounding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PathChoice {
+    /// Our kernels, which are for CUDA cards and for the models they are written for.
+    Fused,
+    /// Plain libtorch: any device, any model.
+    Reference,
+    /// Fused where it can be; a note says so where a card is there and it can not.
     Auto,
 }
 

@@ -10,7 +10,7 @@ use model::MaskedLm;
 use tch::Device;
 
 use crate::checkpoint::{self, Identity, State, Window};
-use crate::config::{Config, DeviceChoice};
+use crate::config::{Config, DeviceChoice, PathChoice};
 use crate::device;
 use crate::error::Error;
 use crate::eval;
@@ -331,13 +331,17 @@ fn is_due(done: u64, every: u64) -> bool {
 }
 
 /// Model and optimizer of a configuration, with initial weights.
-fn build(config: &Config, device: Device) -> Result<(MaskedLm, DecoupledAdamW), Error> {
+pub(crate) fn build(config: &Config, device: Device) -> Result<(MaskedLm, DecoupledAdamW), Error> {
     device::set_threads(config.train.threads);
     let mut model = MaskedLm::new(&config.model, config.seed, device, device::compute_kind(device))?;
-    if device.is_cuda()
-        && let Err(reason) = model.use_fused_path()
-    {
-        eprintln!("note: training on the reference path, which is slower: {reason}");
+    match config.train.path {
+        PathChoice::Fused => model.use_fused_path()?,
+        PathChoice::Auto if device.is_cuda() => {
+            if let Err(reason) = model.use_fused_path() {
+                eprintln!("note: training on the reference path, which is slower: {reason}");
+            }
+        }
+        PathChoice::Auto | PathChoice::Reference => {}
     }
     let optimizer = DecoupledAdamW::of(config.optimizer.clone(), &model)?;
     Ok((model, optimizer))

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use loader::{Corpus, Loader, StepBatch, Throughput};
 use model::torch::Profile;
-use model::{MaskedLm, ModelConfig, Work};
+use model::{ModelConfig, Work};
 use serde::Serialize;
 use tch::Device;
 use tempfile::TempDir;
@@ -21,23 +21,12 @@ use tempfile::TempDir;
 pub use parts::{KernelTime, Parts};
 pub use synthetic::Lengths;
 
-use crate::config::Config;
+use crate::config::{Config, PathChoice};
 use crate::device;
 use crate::error::Error;
 use crate::host::Host;
-use crate::optimizer::DecoupledAdamW;
-use crate::run::check_vocabulary;
+use crate::run::{build, check_vocabulary};
 use crate::step::step;
-
-/// What the model computes with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ComputePath {
-    /// Our kernels.
-    Fused,
-    /// Plain libtorch.
-    Reference,
-}
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -48,8 +37,6 @@ pub struct Bench {
     pub shards: Vec<PathBuf>,
     /// The lengths of synthetic samples.
     pub lengths: Lengths,
-    /// The path; `None`: fused where it can be.
-    pub path: Option<ComputePath>,
     /// Steps before the clock starts, at least one.
     pub warm_up: u64,
     /// Steps that are timed, at least one.
@@ -63,8 +50,8 @@ pub struct Bench {
 pub struct Report {
     /// `cpu`, or the GPU's name.
     pub device: String,
-    /// The path that was taken.
-    pub path: ComputePath,
+    /// The path that was taken: fused or reference.
+    pub path: PathChoice,
     /// Longest sample in tokens.
     pub seq_len: usize,
     /// Samples of a step.
@@ -100,16 +87,9 @@ pub struct Report {
 pub fn train(bench: &Bench) -> Result<Report, Error> {
     let config = &bench.config;
     let device = device::choose(config.train.device)?;
-    device::set_threads(config.train.threads);
     let (corpus, _folder) = corpus(bench)?;
     check_vocabulary(config, &corpus)?;
-    let mut model = MaskedLm::new(&config.model, config.seed, device, device::compute_kind(device))?;
-    let fused = match bench.path {
-        Some(ComputePath::Reference) => false,
-        Some(ComputePath::Fused) => model.use_fused_path().map(|()| true)?,
-        None => device.is_cuda() && model.use_fused_path().is_ok(),
-    };
-    let mut optimizer = DecoupledAdamW::of(config.optimizer.clone(), &model)?;
+    let (model, mut optimizer) = build(config, device)?;
     let lr = config.optimizer.lr * config.schedule.warmup_fraction.max(0.01);
     let mut launch = |batch: &StepBatch| step(&model, &mut optimizer, batch, lr, config.seed, device);
 
@@ -157,7 +137,7 @@ pub fn train(bench: &Bench) -> Result<Report, Error> {
     Ok(Report {
         mfu: card.as_deref().and_then(peak_tflops).map(|peak| model_tflops / peak),
         device: card.unwrap_or_else(|| device::name(device).to_owned()),
-        path: if fused { ComputePath::Fused } else { ComputePath::Reference },
+        path: if model.is_fused() { PathChoice::Fused } else { PathChoice::Reference },
         seq_len: config.train.seq_len,
         batch_size: config.train.batch_size,
         micro_batch_tokens: config.train.micro_batch_tokens,
@@ -236,14 +216,14 @@ mod tests {
             "model.num_hidden_layers=1",
         ];
         let config = resolve("tiny", None, &sets.map(str::to_owned)).unwrap();
-        Bench { config, shards: vec![], lengths, path: None, warm_up: 1, steps: 2, trace: None }
+        Bench { config, shards: vec![], lengths, warm_up: 1, steps: 2, trace: None }
     }
 
     #[test]
     fn full_batches_are_full_and_what_is_reported_fits_together() {
         let bench = bench(Lengths::Full);
         let report = train(&bench).unwrap();
-        assert_eq!((report.path, report.device.as_str()), (ComputePath::Reference, "cpu"));
+        assert_eq!((report.path, report.device.as_str()), (PathChoice::Reference, "cpu"));
         let length = report.real_tokens_per_s / report.samples_per_s;
         assert!((length - bench.config.train.seq_len as f64).abs() < 1e-6, "{length} tokens a sample");
         let samples = report.samples_per_s * report.step_ms / 1e3;
@@ -263,7 +243,8 @@ mod tests {
 
     #[test]
     fn the_fused_path_is_not_taken_silently_elsewhere() {
-        let asked = Bench { path: Some(ComputePath::Fused), ..bench(Lengths::Full) };
+        let mut asked = bench(Lengths::Full);
+        asked.config.train.path = PathChoice::Fused;
         assert!(train(&asked).unwrap_err().to_string().contains("not on a CUDA card"));
     }
 
