@@ -25,5 +25,6 @@ pub mod report;
 pub mod run;
 pub mod schedule;
 pub mod step;
+pub mod stop;
 
 pub use error::Error;

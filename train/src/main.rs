@@ -9,6 +9,7 @@ use clap::Parser;
 use train::checkpoint::Checkpoint;
 use train::layers::{PRESETS, Preset, resolve};
 use train::run::Run;
+use train::stop::Stop;
 use train::{bench, eval, report};
 
 use crate::cli::{Cli, Command, Pretrain};
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
 
 /// Starts or resumes a run and trains it to its end.
 fn pretrain(arguments: Pretrain) -> Result<()> {
+    let stop = Stop::on_signals().context("signals cannot be handled")?;
     let mut run = match (&arguments.resume, &arguments.out) {
         (Some(path), _) => Run::resume(path, &arguments.shards, arguments.device.map(Into::into))?,
         (None, Some(out)) => {
@@ -44,7 +46,7 @@ fn pretrain(arguments: Pretrain) -> Result<()> {
         }
         (None, None) => unreachable!("clap asks for --out where --resume is absent"),
     };
-    Ok(run.train()?)
+    Ok(run.train(&stop)?)
 }
 
 /// Evaluates a checkpoint on held-out documents.

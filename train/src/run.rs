@@ -20,6 +20,7 @@ use crate::metrics::{EvalRecord, MetricsWriter, Record, TrainRecord};
 use crate::optimizer::DecoupledAdamW;
 use crate::progress::Progress;
 use crate::step::{Launched, StepOutcome, step};
+use crate::stop::Stop;
 
 /// A run that is ready to train.
 #[derive(Debug)]
@@ -154,11 +155,12 @@ impl Run {
         &self.model
     }
 
-    /// Trains to the last step. Does nothing when the run has reached it already.
+    /// Trains to the last step, or until a stop is requested: then the step under way is finished and saved. Does nothing
+    /// when the run has reached its last step already.
     ///
     /// # Errors
     /// A damaged shard, a run that diverges, a checkpoint that cannot be saved. The last good checkpoint stays.
-    pub fn train(&mut self) -> Result<(), Error> {
+    pub fn train(&mut self, stop: &Stop) -> Result<(), Error> {
         let steps = self.config.train.steps;
         let first = self.state.step;
         if first >= steps {
@@ -185,12 +187,12 @@ impl Run {
             if let Some(before) = under_way.replace(UnderWay { launched, samples, tokens, masked }) {
                 self.account(before, &mut watch, &progress)?;
             }
-            let last = done == steps;
+            let (last, stopping) = (done == steps, stop.requested());
             let due = |every| last || is_due(done, every);
             let (log, evaluate, save) = (
                 due(self.config.train.log_every_steps),
                 due(self.config.eval.every_steps),
-                due(self.config.checkpoint.every_steps),
+                due(self.config.checkpoint.every_steps) || stopping,
             );
             if !(log || evaluate || save) {
                 continue;
@@ -211,6 +213,13 @@ impl Run {
                 self.save()?;
             }
             watch.skip(paused);
+            if stopping && !last {
+                let run = self.folder.path().display();
+                progress.line(&format!(
+                    "stopped after step {done}, which is saved; continue with `train --resume {run}`"
+                ));
+                break;
+            }
         }
         progress.finish();
         Ok(())

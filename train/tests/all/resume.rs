@@ -6,6 +6,8 @@ use std::process::Stdio;
 use std::thread::sleep;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::command::{Bench, errors, fail, succeed};
 
 const STEPS: u64 = 60;
@@ -61,6 +63,29 @@ fn killed_at_any_moment_and_resumed_ends_with_the_same_bytes() {
         assert_same_end(&bench, "whole", &run);
     }
     assert!(kills > 0, "every run ended before it was killed; the test needs more steps");
+}
+
+#[test]
+fn asked_to_stop_it_saves_and_exits_well_and_goes_on_to_the_same_end() {
+    let bench = Bench::new();
+    succeed(bench.start("whole", STEPS, &[]));
+    for signal in [Signal::TERM, Signal::INT] {
+        let run = format!("stopped-{}", signal.as_raw());
+        // No checkpoint but the one that the signal asks for.
+        let mut command = bench.start(&run, STEPS, &["checkpoint.every_steps=0"]);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        while !bench.path(&run).join("metrics.jsonl").exists() {
+            sleep(Duration::from_millis(2));
+        }
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let said = errors(&output);
+        assert!(output.status.success(), "{said}");
+        assert!(said.contains(&format!("continue with `train --resume {run}`")), "{said}");
+        let said = errors(&succeed(bench.command(&["--resume", &run])));
+        assert!(said.contains("resuming from"), "{said}");
+        assert_same_end(&bench, "whole", &run);
+    }
 }
 
 #[test]
