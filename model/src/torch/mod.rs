@@ -14,6 +14,8 @@ mod memory;
 pub(crate) mod nvrtc;
 mod sys;
 
+pub(crate) use check::caught;
+
 pub use autograd::{Backward, gradient, node, norm, version};
 pub use memory::{MemoryInUse, copy_async, memory_in_use, pinned, reset_peak_memory};
 
