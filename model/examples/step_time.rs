@@ -38,23 +38,23 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let masked = batch.labels.size()[0] as f64;
 
     let forward_backward = || {
-        let output = model.loss(&batch, true, masked);
-        output.loss.backward();
-        output.loss
+        let output = model.loss(&batch, true, masked)?;
+        output.backward()?;
+        Ok::<_, model::Error>(output.loss)
     };
-    let mut loss = forward_backward();
+    let mut loss = forward_backward()?;
     for _ in 1..WARM_UP {
-        loss = forward_backward();
+        loss = forward_backward()?;
     }
     model::torch::reset_peak_memory(0)?;
     let step = timed(|| {
-        loss = forward_backward();
+        loss = forward_backward()?;
         Ok(())
     })?;
     let peak = model::torch::memory_in_use(0)?.peak as f64 / f64::from(1 << 30);
     let host = {
         let start = Instant::now();
-        drop(forward_backward());
+        drop(forward_backward()?);
         start.elapsed().as_secs_f64() * 1e3 // the host's share: nothing is waited for
     };
     let mut update = 0.0;

@@ -109,6 +109,14 @@ pub enum Error {
         /// Its reason.
         message: String,
     },
+    /// The memory of the device, or of the machine, does not hold what was asked for.
+    #[error("out of memory: {operation}: {message}; make the micro-batches smaller")]
+    OutOfMemory {
+        /// What was asked for.
+        operation: &'static str,
+        /// libtorch's or the driver's account of it.
+        message: String,
+    },
     /// A CUDA library is missing, or one of its functions is.
     #[error("{library} cannot be used: {message}; without it the reference path still works")]
     Library {
@@ -149,11 +157,43 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// What libtorch answered to `operation`. Its account begins with the reason; a trace of its functions may follow, on
+    /// further lines, and is left out.
+    pub(crate) fn torch(operation: &'static str, account: &str) -> Error {
+        let message = account.lines().next().unwrap_or_default().trim_end().to_owned();
+        // libtorch's own words for the two kinds of memory.
+        if message.contains("out of memory") || message.contains("can't allocate memory") {
+            return Error::OutOfMemory { operation, message };
+        }
+        Error::Torch { operation, message }
+    }
+}
+
 /// "2 tensors expected and not found (first: a)": a count and one example, since a whole model may differ.
 fn listing(names: &[String], what: &str) -> String {
     match names {
         [] => format!("no tensor {what}"),
         [only] => format!("tensor {only} {what}"),
         [first, ..] => format!("{} tensors {what} (first: {first})", names.len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_is_used_up_is_told_from_other_refusals() {
+        let full = "CUDA out of memory. Tried to allocate 2.00 GiB.\nException raised from malloc at …";
+        let error = Error::torch("forward pass", full);
+        assert!(matches!(error, Error::OutOfMemory { .. }));
+        assert_eq!(
+            error.to_string(),
+            "out of memory: forward pass: CUDA out of memory. Tried to allocate 2.00 GiB.; make the micro-batches smaller"
+        );
+        let error =
+            Error::torch("forward pass", "mat1 and mat2 shapes cannot be multiplied\nException raised");
+        assert_eq!(error.to_string(), "libtorch: forward pass: mat1 and mat2 shapes cannot be multiplied");
     }
 }

@@ -28,8 +28,8 @@
 //!
 //! // Two sequences of 4 and 3 tokens. Tokens 1 and 5 were 9 and 12 before they were masked (3).
 //! let batch = TokenBatch::from_host(&[1, 3, 8, 2, 1, 3, 2], &[0, 4, 7], &[1, 5], &[9, 12], Device::Cpu)?;
-//! let output = model.loss(&batch, true, 2.0);
-//! output.loss.backward();
+//! let output = model.loss(&batch, true, 2.0)?;
+//! output.backward()?;
 //!
 //! // An untrained model finds all 64 words about equally likely.
 //! assert!((output.loss.double_value(&[]) - 64f64.ln()).abs() < 0.5);

@@ -78,11 +78,11 @@ fn run(
     let model = model(config, kind);
     let mut loss = 0.0;
     for batch in batches {
-        let output = model.loss(batch, true, 10.0);
+        let output = model.loss(batch, true, 10.0).unwrap();
         output.loss.backward();
         loss += output.loss.double_value(&[]);
     }
-    let hidden = batches.iter().map(|batch| model.hidden(batch).detach()).collect();
+    let hidden = batches.iter().map(|batch| model.hidden(batch).unwrap().detach()).collect();
     let gradients = model.parameters().iter().map(|(name, p)| (name.to_owned(), p.grad())).collect();
     (loss, hidden, gradients)
 }
@@ -156,8 +156,8 @@ fn a_batch_without_tokens_has_no_loss() {
 fn the_normalizer_divides_loss_and_gradients() {
     let (one, ten) = (model(&mosaic(), Kind::Double), model(&mosaic(), Kind::Double));
     let batch = batch(&[7, 12]);
-    one.loss(&batch, true, 1.0).loss.backward();
-    ten.loss(&batch, true, 10.0).loss.backward();
+    one.loss(&batch, true, 1.0).unwrap().backward().unwrap();
+    ten.loss(&batch, true, 10.0).unwrap().backward().unwrap();
     for ((name, one), (_, ten)) in one.parameters().iter().zip(ten.parameters().iter()) {
         assert!(one.grad().allclose(&(ten.grad() * 10.0), 1e-10, 1e-13, false), "{name}");
     }
@@ -218,11 +218,11 @@ fn evaluation_drops_nothing() {
         let batch = batch(&[7, 12, 3]);
         let (model, plain) = (model(&config, Kind::Double), model(&none, Kind::Double));
         let _guard = seeded(5);
-        let evaluated = model.loss(&batch, false, 7.0).loss;
-        assert!(evaluated.equal(&plain.loss(&batch, true, 7.0).loss));
-        assert!(model.hidden(&batch).equal(&plain.hidden(&batch)));
-        assert!(model.logits(&batch).equal(&plain.logits(&batch)));
-        assert!(!evaluated.equal(&model.loss(&batch, true, 7.0).loss));
+        let evaluated = model.loss(&batch, false, 7.0).unwrap().loss;
+        assert!(evaluated.equal(&plain.loss(&batch, true, 7.0).unwrap().loss));
+        assert!(model.hidden(&batch).unwrap().equal(&plain.hidden(&batch).unwrap()));
+        assert!(model.logits(&batch).unwrap().equal(&plain.logits(&batch).unwrap()));
+        assert!(!evaluated.equal(&model.loss(&batch, true, 7.0).unwrap().loss));
     }
 }
 
@@ -232,8 +232,9 @@ fn dropout_is_unbiased_at_the_embedding() {
     let config = ModelConfig { hidden_dropout_prob: 0.1, initializer_range: 0.02, ..mosaic() };
     let (model, batch) = (model(&config, Kind::Double), batch(&[12, 12]));
     let _guard = seeded(7);
-    let expected = model.loss(&batch, false, 8.0).loss.double_value(&[]);
-    let losses: Vec<f64> = (0..200).map(|_| model.loss(&batch, true, 8.0).loss.double_value(&[])).collect();
+    let expected = model.loss(&batch, false, 8.0).unwrap().loss.double_value(&[]);
+    let losses: Vec<f64> =
+        (0..200).map(|_| model.loss(&batch, true, 8.0).unwrap().loss.double_value(&[])).collect();
     let mean = losses.iter().sum::<f64>() / losses.len() as f64;
     assert!((mean - expected).abs() < 0.05 * expected, "mean {mean}, without dropout {expected}");
     assert!(losses.iter().any(|loss| (loss - expected).abs() > 1e-6));

@@ -10,13 +10,14 @@
 //! rounding. So a gradient is measured against its own norm or a millionth of the norm of all gradients together,
 //! whichever is larger.
 
-use std::collections::HashMap;
+mod golden;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use model::config::{FeedForwardKind, LayerNormPrecision, Padding, PositionEmbedding};
-use model::tensor_file::TensorFile;
-use model::{Head, MaskedLm, ModelConfig, Parameters, SequenceClassifier, TokenBatch};
+use golden::Golden;
+use model::config::Padding;
+use model::{Head, MaskedLm, ModelConfig, Parameters, SequenceClassifier};
 use tch::{Device, Kind, Tensor};
 
 /// Largest relative error of any tensor.
@@ -24,9 +25,6 @@ const TOLERANCE: f64 = 1e-9;
 
 /// Gradients smaller than this share of all gradients are measured against that share.
 const GRADIENT_FLOOR: f64 = 1e-6;
-
-/// The label of a token that is not masked.
-const NOT_MASKED: i64 = -100;
 
 #[test]
 fn agrees_with_the_reference_implementations_in_float64() {
@@ -99,75 +97,34 @@ impl std::fmt::Display for Errors {
     }
 }
 
-/// A file of reference tensors.
-struct Golden {
-    config: ModelConfig,
-    tensors: HashMap<String, Tensor>,
-    parameters: Vec<(String, Tensor)>,
-    origin: String,
-}
-
 impl Golden {
-    /// `None` for a file that is of something else than a model.
-    fn read(path: &Path) -> Option<Golden> {
-        let file = TensorFile::read(path).unwrap();
-        let mut tensors: HashMap<String, Tensor> = file.tensors.into_iter().collect();
-        let word = "param.bert.embeddings.word_embeddings.weight";
-        if !(tensors.contains_key(word) && tensors.contains_key("input_ids")) {
-            return None;
-        }
-        // The decoder's weight is the word embedding; a file may name it twice.
-        if let Some(decoder) = tensors.remove("param.cls.predictions.decoder.weight") {
-            assert!(decoder.equal(&tensors[word]), "{}: the decoder is not tied", path.display());
-        }
-        // So may Hugging Face's for the decoder's bias.
-        if tensors.contains_key("param.cls.predictions.bias") {
-            tensors.remove("param.cls.predictions.decoder.bias");
-        }
-        let metadata = file.metadata.get("config").expect("metadata `config`");
-        let metadata: serde_json::Value = serde_json::from_str(metadata).expect("metadata `config` is JSON");
-        let parameters: Vec<(String, Tensor)> = tensors
-            .iter()
-            .filter_map(|(name, t)| Some((name.strip_prefix("param.")?.to_owned(), t.shallow_clone())))
-            .collect();
-        let config = architecture(&parameters, &metadata);
-        Some(Golden { config, tensors, parameters, origin: path.display().to_string() })
-    }
-
     /// Runs the model and measures everything the file knows.
     fn compare(&self, padding: Padding) -> Errors {
         let config = ModelConfig { padding, ..self.config.clone() };
         let (lengths, real) = self.sequences();
-        let batch = self.batch(&lengths, &real);
+        let batch = self.batch(&lengths, &real, Device::Cpu);
         let mut errors = Vec::new();
-        let parameters = |head| {
-            Parameters::from_tensors(
-                &config,
-                head,
-                self.parameters.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect(),
-                &self.origin,
-                Device::Cpu,
-                Kind::Double,
-            )
-            .unwrap()
-        };
         match self.tensors.get("param.classifier.weight").map(|weight| weight.size()[0]) {
             None => {
-                let model =
-                    MaskedLm::from_parameters(&config, parameters(Head::MaskedLm), Kind::Double).unwrap();
+                let model = MaskedLm::from_parameters(
+                    &config,
+                    self.parameters(&config, Head::MaskedLm, Device::Cpu),
+                    Kind::Double,
+                )
+                .unwrap();
                 let masked = batch.labels.size()[0];
-                let output = model.loss(&batch, true, masked as f64);
+                let output = model.loss(&batch, true, masked as f64).unwrap();
                 output.loss.backward();
-                let logits = model.logits(&batch);
+                let logits = model.logits(&batch).unwrap();
                 self.measure("loss", &output.loss, &mut errors);
-                self.measure_hidden(&model.hidden(&batch), &real, &mut errors);
+                self.measure_hidden(&model.hidden(&batch).unwrap(), &real, &mut errors);
                 self.measure("logits_masked", &logits, &mut errors);
                 let correct = logits.argmax(-1, false).eq_tensor(&batch.labels).sum(Kind::Int64);
                 assert_eq!(output.correct.int64_value(&[]), correct.int64_value(&[]));
                 self.measure_gradients(model.parameters(), &mut errors);
             }
             Some(num_labels) => {
-                let parameters = parameters(Head::Classifier { num_labels });
+                let parameters = self.parameters(&config, Head::Classifier { num_labels }, Device::Cpu);
                 let model =
                     SequenceClassifier::from_parameters(&config, num_labels, parameters, Kind::Double)
                         .unwrap();
@@ -182,44 +139,6 @@ impl Golden {
             }
         }
         Errors(errors)
-    }
-
-    /// The number of tokens of each sequence, and the places of real tokens in the flattened `[B, S]`.
-    fn sequences(&self) -> (Vec<i32>, Tensor) {
-        let ids = &self.tensors["input_ids"];
-        let mask = match self.tensors.get("attention_mask") {
-            Some(mask) => mask.ne(0),
-            None => ids.ones_like().ne(0),
-        }; // [B, S]
-        let lengths = Vec::<i64>::try_from(mask.sum_dim_intlist(1, false, Kind::Int64)).unwrap();
-        for (b, &length) in (0..).zip(&lengths) {
-            let prefix = mask.get(b).narrow(0, 0, length).all();
-            assert_eq!(prefix.int64_value(&[]), 1, "{}: sequence {b} has padding inside", self.origin);
-        }
-        (lengths.iter().map(|&n| n as i32).collect(), mask.flatten(0, -1).nonzero().flatten(0, -1))
-    }
-
-    fn batch(&self, lengths: &[i32], real: &Tensor) -> TokenBatch {
-        let packed = |name: &str| {
-            let tensor = self.tensors.get(name)?.flatten(0, -1).index_select(0, real); // [T]
-            Some(Vec::<i64>::try_from(tensor.to_kind(Kind::Int64)).unwrap())
-        };
-        let narrow = |ids: Vec<i64>| -> Vec<i32> { ids.into_iter().map(|id| id as i32).collect() };
-        let mut cu_seqlens = vec![0];
-        cu_seqlens.extend(lengths.iter().scan(0, |end, length| {
-            *end += length;
-            Some(*end)
-        }));
-        let token_labels =
-            if self.tensors["labels"].dim() == 2 { packed("labels").unwrap() } else { Vec::new() };
-        let (positions, labels): (Vec<i64>, Vec<i64>) =
-            (0..).zip(token_labels).filter(|&(_, label)| label != NOT_MASKED).unzip();
-        let ids = narrow(packed("input_ids").unwrap());
-        let batch = TokenBatch::from_host(&ids, &cu_seqlens, &positions, &labels, Device::Cpu).unwrap();
-        match packed("token_type_ids") {
-            Some(types) => batch.with_token_types(&narrow(types)),
-            None => batch,
-        }
     }
 
     /// Records the error of `found`, if the file has a tensor of that name.
@@ -258,43 +177,6 @@ impl Golden {
             let error = norm(&(found - expected)) / norm(expected).max(floor);
             errors.push((format!("grad.{name}"), error));
         }
-    }
-}
-
-/// What architecture these parameters are of.
-fn architecture(parameters: &[(String, Tensor)], metadata: &serde_json::Value) -> ModelConfig {
-    let shape = |name: &str| parameters.iter().find(|(n, _)| n == name).map(|(_, tensor)| tensor.size());
-    let number = |key: &str| metadata.get(key).and_then(serde_json::Value::as_i64);
-    let word = shape("bert.embeddings.word_embeddings.weight").expect("word embeddings");
-    let layers = parameters
-        .iter()
-        .filter_map(|(name, _)| {
-            name.strip_prefix("bert.encoder.layer.")?.split('.').next()?.parse::<i64>().ok()
-        })
-        .max();
-    let positions = shape("bert.embeddings.position_embeddings.weight").map(|shape| shape[0]);
-    let gated = shape("bert.encoder.layer.0.mlp.wo.weight").map(|shape| shape[1]);
-    let plain = shape("bert.encoder.layer.0.intermediate.dense.weight").map(|shape| shape[0]);
-    ModelConfig {
-        vocab_size: word[0],
-        hidden_size: word[1],
-        num_hidden_layers: layers.expect("at least one layer") + 1,
-        num_attention_heads: number("num_attention_heads").expect("num_attention_heads in the metadata"),
-        intermediate_size: gated.or(plain).expect("a feed-forward block"),
-        max_position_embeddings: positions.unwrap_or(512),
-        type_vocab_size: shape("bert.embeddings.token_type_embeddings.weight").expect("segment embeddings")
-            [0],
-        hidden_dropout_prob: 0.0,
-        attention_probs_dropout_prob: 0.0,
-        layer_norm_eps: metadata.get("layer_norm_eps").and_then(serde_json::Value::as_f64).unwrap_or(1e-12),
-        initializer_range: 0.02,
-        position_embedding: match positions {
-            Some(_) => PositionEmbedding::Learned,
-            None => PositionEmbedding::Alibi,
-        },
-        feed_forward: if gated.is_some() { FeedForwardKind::Geglu } else { FeedForwardKind::Gelu },
-        padding: Padding::Unpadded,
-        layer_norm: LayerNormPrecision::Full,
     }
 }
 

@@ -51,7 +51,7 @@ pub fn evaluate(
             continue;
         }
         masked_tokens += batch.labels.len() as u64;
-        let output = model.loss(&feed::to_device(&batch, device)?, false, 1.0);
+        let output = model.loss(&feed::to_device(&batch, device)?, false, 1.0)?;
         let parts = [output.loss, output.correct].map(|part| part.to_kind(Kind::Double)); // [] each
         sums += Tensor::stack(&parts, 0); // [2]
     }

@@ -69,8 +69,8 @@ pub fn step(
     let normalizer = batch.masked_tokens.max(1) as f64;
     let mut sums = Tensor::zeros([2], (Kind::Double, device)); // [2]: loss, correct
     for micro_batch in batch.micro_batches.iter().filter(|micro| !micro.labels.is_empty()) {
-        let output = model.loss(&feed::to_device(micro_batch, device)?, true, normalizer);
-        output.loss.f_backward()?;
+        let output = model.loss(&feed::to_device(micro_batch, device)?, true, normalizer)?;
+        output.backward()?;
         let parts = [output.loss.detach(), output.correct].map(|part| part.to_kind(Kind::Double)); // [] each
         sums += Tensor::stack(&parts, 0); // [2]
     }

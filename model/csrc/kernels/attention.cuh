@@ -1,7 +1,9 @@
 // Self-attention over packed sequences with symmetric ALiBi, forward and backward, head dimension 64.
 //
 //   scores[h, i, j] = scale * <q_i, k_j> - slope_h * |i - j|        within one sequence
-//   out[h, i]       = sum_j softmax_j(scores[h, i, .])_j v_j
+//   out[h, i]       = sum_j dropout(softmax_j(scores[h, i, .]))_j v_j
+//
+// A slope of zero is attention without ALiBi. Each kernel is there with dropout and without, which then costs nothing.
 //
 // Sequences of any length lie one behind the other: sequence s is rows cu[s] … cu[s + 1] of
 //   qkv [T, 3, H, 64] bf16, out and d_out [T, H, 64] bf16, lse [H, T] float (base-2 logarithm of the softmax sums).
@@ -14,6 +16,22 @@
 
 constexpr int HEAD_DIM = 64;
 constexpr float FAR = 1e30f;  // a distance, or a logarithm, beyond which probabilities vanish
+
+// Dropout of probabilities. A group of eight random numbers is for the queries i and i + 8 and the keys j, j + 8, j + 16 and
+// j + 24 of a head, with i % 16 < 8 and j % 32 < 8, counted within the sequence: what one thread holds of the products' results
+// whether queries are their rows, as in the forward pass, or their columns, as in the backward pass. So both draw each
+// number once. Bit 4 a + b of the result: whether query i + 8 a keeps key j + 8 b. `token` is query i's row in the batch.
+DEVICE u32 kept_probabilities(const Dropout& d, int head, int token, int key) {
+  const u32 keys = (u32)(key >> 5) * 8 + (u32)(key & 7);
+  u32 r[4], kept = 0;
+  dropout_bits(r, d, (u64)((u32)head << 20 | keys) << 32 | (u32)token);
+#pragma unroll
+  for (int e = 0; e < 8; e++) {
+    const u32 bits = e & 1 ? r[e >> 1] >> 16 : r[e >> 1] & 0xffffu;
+    kept |= bits >= d.threshold ? 1u << e : 0u;
+  }
+  return kept;
+}
 
 // Starts the copy of `ROWS` rows of one head to a tile; rows from `valid` on become zero.
 template <int ROWS, int THREADS> DEVICE void copy_tile(u32 tile, const bf16* from, long stride, int valid) {

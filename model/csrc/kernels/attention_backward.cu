@@ -8,12 +8,13 @@ struct AttentionBackward {
   const float* lse;
   bf16* d_qkv;
   float* d_query_sums;  // [T, H, 64]; used where a sequence is longer than one block of keys, else may be null
-  float* d_query_bias;  // [sequences, H, 64]: d_query summed over each sequence; those of empty sequences stay
+  float* d_query_bias;  // [sequences, H, 64]: d_query summed over each sequence
   const int* cu;
   const float* slopes;
   int heads, tokens;
   float scale;
   int longest;  // of all sequences, rounded up to a multiple of QUERY_BLOCK; shared memory: ROWS_AT + 8 * longest bytes
+  Dropout dropout;  // of the kernels with dropout
 };
 
 constexpr int QUERY_BLOCK = 64;  // queries a step of the backward pass
@@ -24,9 +25,11 @@ constexpr int QUERY_BLOCK = 64;  // queries a step of the backward pass
 //   dV  += P^T dO,   dK += dS^T Q                                                  a warp: its keys, in registers
 //   dQ   = dS K                                                                    all warps, over dS^T in shared memory
 // with delta_i = <dO_i, O_i>. One barrier a step: the tiles of two steps' queries and dS^T are double-buffered. Sequences
-// of at most 2 * 64 queries are thus loaded whole before the first step.
+// of at most 2 * 64 queries are thus loaded whole before the first step. With dropout, whose factors F are drawn again,
+//   dV += (F P)^T dO   and   dS = P (F dO V^T - delta),   and delta is the same sum.
 // The gradient of the bias of the queries, their sum over tokens, comes along as (sum_i dS_ij) K_j. (That of the keys' bias
-// is zero, because the rows of dS sum to zero; that of the values' is the sum of dO, because the rows of P sum to one.)
+// is zero, because the rows of dS sum to zero; that of the values' is without dropout the sum of dO, because the rows of P
+// sum to one, and else the sum of dV.)
 template <int WARPS, int KEY_TILES> struct BackwardShape {
   static constexpr int THREADS = WARPS * 32, KEYS = WARPS * KEY_TILES * 16;
   static constexpr int KEY_BYTES = KEYS * TILE_ROW_BYTES, QUERY_BYTES = QUERY_BLOCK * TILE_ROW_BYTES;
@@ -72,7 +75,7 @@ DEVICE void prepare_rows(float* delta, float* lse, const bf16* out, const bf16* 
   }
 }
 
-template <int WARPS, int KEY_TILES>
+template <int WARPS, int KEY_TILES, bool DROPOUT>
 DEVICE void attention_backward(const AttentionBackward& a, unsigned char* shared) {
   typedef BackwardShape<WARPS, KEY_TILES> Shape;
   constexpr int THREADS = Shape::THREADS, KEYS = Shape::KEYS;
@@ -81,7 +84,11 @@ DEVICE void attention_backward(const AttentionBackward& a, unsigned char* shared
   static_assert(WARPS == 4 || WARPS == 8, "a band is a whole number of 16 x 16 tiles");
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, group = lane >> 2, pair = lane & 3;
   const int head = blockIdx.x, start = a.cu[blockIdx.y], length = a.cu[blockIdx.y + 1] - start;
-  if (length <= 0) return;
+  float* query_bias = a.d_query_bias + ((long)blockIdx.y * a.heads + head) * HEAD_DIM;
+  if (length <= 0) {
+    if (threadIdx.x < HEAD_DIM) query_bias[threadIdx.x] = 0.f;
+    return;
+  }
   const long stride = 3L * a.heads * HEAD_DIM, out_stride = (long)a.heads * HEAD_DIM;
   const bf16* queries = a.qkv + start * stride + head * HEAD_DIM;
   const bf16* keys = queries + out_stride;
@@ -219,6 +226,15 @@ DEVICE void attention_backward(const AttentionBackward& a, unsigned char* shared
             row_lse[j] = *(const float2*)(lse + query0 + j * 8 + pair * 2);
             row_delta[j] = *(const float2*)(delta + query0 + j * 8 + pair * 2);
           }
+          u32 kept[2][2];  // of queries 16 and 16, even and odd
+          if (DROPOUT) {
+            static_assert(KEY_TILES == 2, "a group of random numbers reaches over 32 keys");
+#pragma unroll
+            for (int i = 0; i < 2; i++)
+#pragma unroll
+              for (int e = 0; e < 2; e++)
+                kept[i][e] = kept_probabilities(a.dropout, head, start + query0 + i * 16 + pair * 2 + e, key0 + warp_row0 + group);
+          }
           u32 p_left[KEY_TILES][2][4], ds_left[KEY_TILES][2][4];
 #pragma unroll
           for (int m = 0; m < KEY_TILES; m++) {
@@ -233,8 +249,10 @@ DEVICE void attention_backward(const AttentionBackward& a, unsigned char* shared
                 for (int e = 0; e < 2; e++) {
                   const float distance = distance0 - slope * (float)(j * 8 + e), x = p[m][j][half * 2 + e] - fabsf(distance);
                   const float probability = exp2_fast(x * to_log2 - (e ? row_lse[j].y : row_lse[j].x));
-                  const float d_score = probability * (ds[m][j][half * 2 + e] - (e ? row_delta[j].y : row_delta[j].x));
-                  p[m][j][half * 2 + e] = probability;
+                  const bool keep = !DROPOUT || kept[j >> 1][e] >> ((j & 1) * 4 + m * 2 + half) & 1;
+                  const float factor = DROPOUT ? keep ? a.dropout.scale : 0.f : 1.f;
+                  const float d_score = probability * (ds[m][j][half * 2 + e] * factor - (e ? row_delta[j].y : row_delta[j].x));
+                  p[m][j][half * 2 + e] = probability * factor;
                   ds[m][j][half * 2 + e] = d_score;
                   key_sum[m][half] += d_score;
                 }
@@ -380,7 +398,7 @@ DEVICE void attention_backward(const AttentionBackward& a, unsigned char* shared
     }
     sync_block();
     if (threadIdx.x < HEAD_DIM) {
-      float* bias = a.d_query_bias + ((long)blockIdx.y * a.heads + head) * HEAD_DIM + threadIdx.x;
+      float* bias = query_bias + threadIdx.x;
       float sum = 0.f;
       for (int w = 0; w * KEY_TILES * 16 < here; w++) sum += bias_parts[w * HEAD_DIM + threadIdx.x];
       *bias = sum * a.scale + (first_keys ? 0.f : *bias);
@@ -392,12 +410,20 @@ DEVICE void attention_backward(const AttentionBackward& a, unsigned char* shared
 typedef BackwardShape<4, 2> BackwardShort;
 KERNEL(BackwardShort::THREADS, 2) attention_backward_short(AttentionBackward a) {
   SHARED_MEMORY(shared);
-  attention_backward<4, 2>(a, shared);
+  attention_backward<4, 2, false>(a, shared);
+}
+KERNEL(BackwardShort::THREADS, 2) attention_backward_short_dropout(AttentionBackward a) {
+  SHARED_MEMORY(shared);
+  attention_backward<4, 2, true>(a, shared);
 }
 
 // Faster on longer sequences: dQ passes through memory once for 256 keys. Takes 168 KiB of shared memory and more.
 typedef BackwardShape<8, 2> BackwardLong;
 KERNEL(BackwardLong::THREADS, 1) attention_backward_long(AttentionBackward a) {
   SHARED_MEMORY(shared);
-  attention_backward<8, 2>(a, shared);
+  attention_backward<8, 2, false>(a, shared);
+}
+KERNEL(BackwardLong::THREADS, 1) attention_backward_long_dropout(AttentionBackward a) {
+  SHARED_MEMORY(shared);
+  attention_backward<8, 2, true>(a, shared);
 }

@@ -9,6 +9,7 @@ struct AttentionForward {
   const float* slopes;  // [H]
   int heads, tokens;
   float scale;
+  Dropout dropout;  // of the kernel with dropout
 };
 
 // One block computes WARPS * ROW_TILES * 16 queries of one head; keys and values pass by in blocks of KEYS, the next one
@@ -19,7 +20,7 @@ template <int WARPS, int ROW_TILES, int KEYS> struct ForwardShape {
   static constexpr int SHARED_BYTES = QUERIES * TILE_ROW_BYTES + 4 * TILE_BYTES;
 };
 
-template <int WARPS, int ROW_TILES, int KEYS>
+template <int WARPS, int ROW_TILES, int KEYS, bool DROPOUT>
 DEVICE void attention_forward(const AttentionForward& a, unsigned char* shared) {
   typedef ForwardShape<WARPS, ROW_TILES, KEYS> Shape;
   constexpr int COLUMN_TILES = KEYS / 8;
@@ -133,6 +134,23 @@ DEVICE void attention_forward(const AttentionForward& a, unsigned char* shared) 
             }
           sum[m][half] = total;
         }
+      if (DROPOUT) {
+        static_assert(KEYS % 32 == 0, "a group of random numbers reaches over 32 keys");
+#pragma unroll
+        for (int m = 0; m < ROW_TILES; m++)
+#pragma unroll
+          for (int j = 0; j < COLUMN_TILES; j += 4)
+#pragma unroll
+            for (int e = 0; e < 2; e++) {
+              const int row = start + query0 + row0 + m * 16 + group;
+              const u32 kept = kept_probabilities(a.dropout, head, row, key0 + j * 8 + pair * 2 + e);
+#pragma unroll
+              for (int half = 0; half < 2; half++)
+#pragma unroll
+                for (int b = 0; b < 4; b++)
+                  if (!(kept >> (half * 4 + b) & 1)) score[m][j + b][half * 2 + e] = 0.f;
+            }
+      }
 #pragma unroll
       for (int k = 0; k < KEYS / 16; k++) {
         u32 weight[ROW_TILES][4];
@@ -168,7 +186,7 @@ DEVICE void attention_forward(const AttentionForward& a, unsigned char* shared) 
       float total = sum[m][half];
       total += exchange(total, 1);
       total += exchange(total, 2);
-      inverse[half] = 1.f / total;
+      inverse[half] = (DROPOUT ? a.dropout.scale : 1.f) / total;
       const int row = first + group + half * 8;
       if (pair == 0 && row < length) a.lse[(long)head * a.tokens + start + row] = largest[m][half] * to_log2 + log2_fast(total);
     }
@@ -183,5 +201,9 @@ DEVICE void attention_forward(const AttentionForward& a, unsigned char* shared) 
 typedef ForwardShape<4, 1, 64> Forward;
 KERNEL(Forward::THREADS, 4) attention_forward(AttentionForward a) {
   SHARED_MEMORY(shared);
-  attention_forward<4, 1, 64>(a, shared);
+  attention_forward<4, 1, 64, false>(a, shared);
+}
+KERNEL(Forward::THREADS, 3) attention_forward_dropout(AttentionForward a) {
+  SHARED_MEMORY(shared);
+  attention_forward<4, 1, 64, true>(a, shared);
 }

@@ -146,15 +146,21 @@ DEVICE void philox(u32 (&counter)[4], u32 key0, u32 key1) {
   }
 }
 
-// Factors (0 or `scale`) of the eight elements 8 * group … 8 * group + 7: one Philox block, 16 bits an element.
+// Random numbers of the eight elements of a group: one Philox block, 16 bits an element.
+DEVICE void dropout_bits(u32 (&r)[4], const Dropout& d, u64 group) {
+  r[0] = (u32)group, r[1] = (u32)(group >> 32), r[2] = (u32)d.stream, r[3] = (u32)(d.stream >> 32);
+  philox(r, (u32)d.seed, (u32)(d.seed >> 32));
+}
+
+// Factors (0 or `scale`) of the eight elements 8 * group … 8 * group + 7.
 DEVICE void dropout_factors(float (&factor)[8], const Dropout& d, u64 group) {
   if (d.threshold == 0) {
 #pragma unroll
     for (int e = 0; e < 8; e++) factor[e] = 1.f;
     return;
   }
-  u32 r[4] = {(u32)group, (u32)(group >> 32), (u32)d.stream, (u32)(d.stream >> 32)};
-  philox(r, (u32)d.seed, (u32)(d.seed >> 32));
+  u32 r[4];
+  dropout_bits(r, d, group);
 #pragma unroll
   for (int e = 0; e < 8; e++) {
     u32 bits = e & 1 ? r[e >> 1] >> 16 : r[e >> 1] & 0xffffu;

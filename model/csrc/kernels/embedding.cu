@@ -1,15 +1,23 @@
-// Token and type embedding, LayerNorm and dropout in one pass: y = dropout(LayerNorm(words[id] + types[type])).
+// Embeddings of token, type and perhaps position, LayerNorm and dropout in one pass:
+// y = dropout(LayerNorm(words[id] + types[type] + positions[place])).
 //
-// ids [rows] int; words [V, HIDDEN], types [2, HIDDEN] bf16; y [rows, HIDDEN] bf16. The sum is gathered again in the
-// backward pass instead of being kept. The gradient of the sum, d_sum [rows, HIDDEN] bf16, goes on to the tables.
+// ids [rows] int; words [V, HIDDEN], types [any, HIDDEN], positions [any, HIDDEN] bf16; y [rows, HIDDEN] of type stream. The
+// sum is gathered again in the backward pass instead of being kept. Its gradient, d_sum [rows, HIDDEN] bf16, goes on to the
+// tables (table_gradient.cu).
 #include "rows.cuh"
 
-struct EmbeddingForward {
+struct Tables {
   const int* ids;
-  const int* types_of;  // [rows] type of each token, or null: all zero
+  const int* types_of;   // [rows] type of each token, or null: all zero
+  const int* places_of;  // [rows] position of each token in its sequence, or null: positions are not embedded
   const bf16* words;
   const bf16* types;
-  bf16* y;
+  const bf16* positions;
+};
+
+struct EmbeddingForward {
+  Tables tables;
+  stream* y;
   float2* statistics;
   const float* gamma;
   const float* beta;
@@ -19,11 +27,8 @@ struct EmbeddingForward {
 };
 
 struct EmbeddingBackward {
-  const int* ids;
-  const int* types_of;
-  const bf16* words;
-  const bf16* types;
-  const bf16* d_y;
+  Tables tables;
+  const stream* d_y;
   const float2* statistics;
   const float* gamma;
   bf16* d_sum;
@@ -32,17 +37,22 @@ struct EmbeddingBackward {
   Dropout dropout;
 };
 
-DEVICE void gather_row(float (&x)[VECTORS][8], const bf16* words, const bf16* types, const int* ids, const int* types_of,
-                       int row, int lane) {
-  const RowBits word = fetch_row(words + (u64)ids[row] * HIDDEN, lane);
-  const RowBits type = fetch_row(types + (u64)(types_of ? types_of[row] : 0) * HIDDEN, lane);
+DEVICE void gather_row(float (&x)[VECTORS][8], const Tables& t, int row, int lane) {
+  const RowBits<bf16> word = fetch_row(t.words + (u64)t.ids[row] * HIDDEN, lane);
+  const RowBits<bf16> type = fetch_row(t.types + (u64)(t.types_of ? t.types_of[row] : 0) * HIDDEN, lane);
+  float y[VECTORS][8];
+  unpack_row(x, word);
+  unpack_row(y, type);
+  auto add = [&] {
 #pragma unroll
-  for (int v = 0; v < VECTORS; v++) {
-    float t[8];
-    unpack8(x[v], word.v[v]);
-    unpack8(t, type.v[v]);
+    for (int v = 0; v < VECTORS; v++)
 #pragma unroll
-    for (int e = 0; e < 8; e++) x[v][e] += t[e];
+      for (int e = 0; e < 8; e++) x[v][e] += y[v][e];
+  };
+  add();
+  if (t.places_of) {
+    unpack_row(y, fetch_row(t.positions + (u64)t.places_of[row] * HIDDEN, lane));
+    add();
   }
 }
 
@@ -50,7 +60,7 @@ KERNEL(ROW_WARPS * 32, FORWARD_BLOCKS) embedding_forward(EmbeddingForward a) {
   const int lane = threadIdx.x & 31;
   for (int row = blockIdx.x * ROW_WARPS + (threadIdx.x >> 5); row < a.rows; row += gridDim.x * ROW_WARPS) {
     float x[VECTORS][8];
-    gather_row(x, a.words, a.types, a.ids, a.types_of, row, lane);
+    gather_row(x, a.tables, row, lane);
     const float2 statistics = row_statistics(x, lane, a.epsilon);
 #pragma unroll
     for (int v = 0; v < VECTORS; v++) {
@@ -62,7 +72,7 @@ KERNEL(ROW_WARPS * 32, FORWARD_BLOCKS) embedding_forward(EmbeddingForward a) {
       dropout_factors(factor, a.dropout, ((u64)row * HIDDEN + column) / 8);
 #pragma unroll
       for (int e = 0; e < 8; e++) x[v][e] = ((x[v][e] - statistics.x) * statistics.y * gamma[e] + beta[e]) * factor[e];
-      store16(a.y + (u64)row * HIDDEN + column, pack8(x[v]));
+      store8(a.y + (u64)row * HIDDEN + column, x[v]);
     }
     if (lane == 0) a.statistics[row] = statistics;
   }
@@ -75,14 +85,14 @@ KERNEL(ROW_WARPS * 32, BACKWARD_BLOCKS) embedding_backward(EmbeddingBackward a) 
   sums.clear();
   for (int row = blockIdx.x * ROW_WARPS + (threadIdx.x >> 5); row < a.rows; row += gridDim.x * ROW_WARPS) {
     float x[VECTORS][8], d[VECTORS][8];
-    const RowBits d_bits = fetch_row(a.d_y + (u64)row * HIDDEN, lane);
-    gather_row(x, a.words, a.types, a.ids, a.types_of, row, lane);
+    const RowBits<stream> d_bits = fetch_row(a.d_y + (u64)row * HIDDEN, lane);
+    gather_row(x, a.tables, row, lane);
+    unpack_row(d, d_bits);
 #pragma unroll
     for (int v = 0; v < VECTORS; v++) {
       const int column = column_of(lane, v);
-      float factor[8];
-      unpack8(d[v], d_bits.v[v]);
       if (!has_column(column)) continue;
+      float factor[8];
       dropout_factors(factor, a.dropout, ((u64)row * HIDDEN + column) / 8);
 #pragma unroll
       for (int e = 0; e < 8; e++) d[v][e] *= factor[e];
@@ -92,7 +102,7 @@ KERNEL(ROW_WARPS * 32, BACKWARD_BLOCKS) embedding_backward(EmbeddingBackward a) 
     for (int v = 0; v < VECTORS; v++) {
       const int column = column_of(lane, v);
       if (!has_column(column)) continue;
-      store16(a.d_sum + (u64)row * HIDDEN + column, pack8(d[v]));
+      store8(a.d_sum + (u64)row * HIDDEN + column, d[v]);
 #pragma unroll
       for (int e = 0; e < 8; e++) sums.added[v][e] += d[v][e];
     }

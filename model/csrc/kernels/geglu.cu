@@ -2,9 +2,8 @@
 //
 // h [rows, 2 I] bf16 holds gate (first I columns) and linear (last I) as one matrix product leaves them; y [rows, I].
 // A thread takes eight columns at a time: 16-byte accesses and one Philox block of dropout each. Both kernels stay below
-// the memory's time, which an erf of the usual kind would not: it comes from one reciprocal and one exponential, and
-// the backward pass shares that exponential with the density.
-#include "device.cuh"
+// the memory's time.
+#include "normal.cuh"
 
 struct GegluForward {
   const bf16* h;
@@ -20,16 +19,6 @@ struct GegluBackward {
   int rows, width;
   Dropout dropout;
 };
-
-// Normal distribution function and e^(-x^2 / 2). Abramowitz & Stegun 7.1.26: absolute error below 1e-7, and the tail
-// shrinks with the exponential, so that small results stay small.
-DEVICE float normal_distribution(float x, float& exponential) {
-  const float t = reciprocal_fast(1.f + 0.23164189f * fabsf(x));  // 0.3275911 / sqrt(2)
-  exponential = exp2_fast(x * x * -0.72134752f);                  // -log2(e) / 2
-  const float polynomial = t * (0.127414796f + t * (-0.142248368f + t * (0.71070687f + t * (-0.72657601f + t * 0.53070271f))));
-  const float tail = polynomial * exponential;  // the polynomial holds the factor 1/2
-  return x > 0.f ? 1.f - tail : tail;
-}
 
 KERNEL(256, 4) geglu_forward(GegluForward a) {
   const u32 groups = (u32)a.width / 8, total = (u32)a.rows * groups, step = gridDim.x * 256;
@@ -59,8 +48,7 @@ KERNEL(256, 3) geglu_backward(GegluBackward a) {
 #pragma unroll
     for (int e = 0; e < 8; e++) {
       const float x = gate[e], d = d_y[e] * factor[e], cdf = normal_distribution(x, exponential);
-      const float slope = cdf + x * exponential * 0.39894228f;  // 1 / sqrt(2 pi): gelu'(x) = cdf(x) + x density(x)
-      gate[e] = d * linear[e] * slope;
+      gate[e] = d * linear[e] * gelu_slope(x, cdf, exponential);
       linear[e] = d * x * cdf;
     }
     store16(a.d_h + at, pack8(gate));

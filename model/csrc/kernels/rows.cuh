@@ -9,32 +9,64 @@
 #endif
 static_assert(HIDDEN % 8 == 0, "a lane takes eight columns at a time");
 
+// The residual stream between LayerNorms, and its gradient: bf16, or float where the compiler is given FLOAT_STREAM.
+#ifdef FLOAT_STREAM
+typedef float stream;
+#else
+typedef bf16 stream;
+#endif
+
 constexpr int VECTORS = (HIDDEN + 255) / 256;
 constexpr int ROW_WARPS = 4;  // warps of a block, each with its own row
 // Blocks a multiprocessor should hold: as many as leave each thread the registers its rows and sums take.
-constexpr int FORWARD_BLOCKS = VECTORS <= 3 ? 5 : 4, BACKWARD_BLOCKS = VECTORS <= 3 ? 3 : 2;
+constexpr int FORWARD_BLOCKS = sizeof(stream) == 4 ? 3 : VECTORS <= 3 ? 5 : 4;
+constexpr int BACKWARD_BLOCKS = VECTORS <= 3 && sizeof(stream) == 2 ? 3 : 2;
 
 // First column of a lane's vector v; `has_column` is a constant where HIDDEN is a multiple of 256.
 DEVICE int column_of(int lane, int v) { return (v * 32 + lane) * 8; }
 DEVICE bool has_column(int column) { return HIDDEN % 256 == 0 || column < HIDDEN; }
 
-// Raw vectors of one row: what is fetched ahead while the row before is worked on.
-struct RowBits {
-  uint4 v[VECTORS];
-};
-DEVICE RowBits fetch_row(const bf16* row, int lane) {
-  RowBits bits;
-#pragma unroll
-  for (int v = 0; v < VECTORS; v++) {
-    bits.v[v].x = bits.v[v].y = bits.v[v].z = bits.v[v].w = 0;
-    if (has_column(column_of(lane, v))) bits.v[v] = load16(row + column_of(lane, v));
-  }
-  return bits;
-}
-
 DEVICE void load_floats(float (&f)[8], const float* from) {
   const float4 low = *(const float4*)from, high = *(const float4*)(from + 4);
   f[0] = low.x, f[1] = low.y, f[2] = low.z, f[3] = low.w, f[4] = high.x, f[5] = high.y, f[6] = high.z, f[7] = high.w;
+}
+
+// Raw vectors of one row of bf16 or float: what is fetched ahead while the row before is worked on.
+template <class T> struct RowBits {
+  static constexpr int PIECES = sizeof(T) / 2;  // of 16 bytes, for eight columns
+  uint4 v[VECTORS][PIECES];
+};
+template <class T> DEVICE RowBits<T> fetch_row(const T* row, int lane) {
+  RowBits<T> bits;
+#pragma unroll
+  for (int v = 0; v < VECTORS; v++)
+#pragma unroll
+    for (int piece = 0; piece < RowBits<T>::PIECES; piece++) {
+      uint4& place = bits.v[v][piece];
+      place.x = place.y = place.z = place.w = 0;
+      if (has_column(column_of(lane, v))) place = load16((const uint4*)(row + column_of(lane, v)) + piece);
+    }
+  return bits;
+}
+DEVICE void unpack_row(float (&f)[VECTORS][8], const RowBits<bf16>& bits) {
+#pragma unroll
+  for (int v = 0; v < VECTORS; v++) unpack8(f[v], bits.v[v][0]);
+}
+DEVICE void unpack_row(float (&f)[VECTORS][8], const RowBits<float>& bits) {
+#pragma unroll
+  for (int v = 0; v < VECTORS; v++)
+#pragma unroll
+    for (int piece = 0; piece < 2; piece++) {
+      const uint4 four = bits.v[v][piece];
+      f[v][piece * 4] = float_of_bits(four.x), f[v][piece * 4 + 1] = float_of_bits(four.y);
+      f[v][piece * 4 + 2] = float_of_bits(four.z), f[v][piece * 4 + 3] = float_of_bits(four.w);
+    }
+}
+DEVICE void store8(bf16* to, const float (&f)[8]) { store16(to, pack8(f)); }
+DEVICE void store8(float* to, const float (&f)[8]) {
+  float4 low, high;
+  low.x = f[0], low.y = f[1], low.z = f[2], low.w = f[3], high.x = f[4], high.y = f[5], high.z = f[6], high.w = f[7];
+  ((float4*)to)[0] = low, ((float4*)to)[1] = high;
 }
 
 // Mean and 1 / sqrt(variance + epsilon) of a row held by a warp; columns beyond HIDDEN hold zero.

@@ -1,4 +1,4 @@
-//! The two ends of the model: the embedding with its LayerNorm, and the decoder with the loss. The decoder's weight is the
+//! The two ends of the model: the embeddings with their LayerNorm, and the decoder with the loss. The decoder's weight is the
 //! table of words, so both ends share it.
 
 use std::sync::Arc;
@@ -8,17 +8,20 @@ use tch::{Kind, Tensor};
 use super::kernels::{Dropout, Kernels, Tables};
 use super::layer::Pass;
 use super::weights::{Weight, add_product};
-use crate::torch::{Backward, gradient, node};
+use crate::config::PositionEmbedding;
+use crate::torch::{Backward, gradient, node, upload};
 use crate::{Error, ModelConfig, Parameters, TokenBatch};
 
 /// Row 0 of the word embedding, `[PAD]`: it receives no gradient from the input side.
-const PAD: i64 = 0;
+const PAD: i32 = 0;
 
 /// The tables, and what normalises their rows.
 #[derive(Debug)]
 pub(crate) struct Ends {
     words: Weight,
     types: Weight,
+    /// Of learned positions.
+    positions: Option<Weight>,
     norm: [Tensor; 2],
     decoder_bias: Weight,
     epsilon: f64,
@@ -29,6 +32,8 @@ impl Ends {
         Ends {
             words: Weight::new(parameters, "bert.embeddings.word_embeddings.weight"),
             types: Weight::new(parameters, "bert.embeddings.token_type_embeddings.weight"),
+            positions: (config.position_embedding == PositionEmbedding::Learned)
+                .then(|| Weight::new(parameters, "bert.embeddings.position_embeddings.weight")),
             norm: ["weight", "bias"].map(|part| parameters.get(&format!("bert.embeddings.LayerNorm.{part}"))),
             decoder_bias: Weight::new(parameters, config.decoder_bias_name()),
             epsilon: config.layer_norm_eps,
@@ -36,20 +41,35 @@ impl Ends {
     }
 
     /// The parameters that have a bf16 copy.
-    pub(crate) fn weights(&self) -> [&Weight; 3] {
-        [&self.words, &self.types, &self.decoder_bias]
+    pub(crate) fn weights(&self) -> impl Iterator<Item = &Weight> {
+        [&self.words, &self.types, &self.decoder_bias].into_iter().chain(&self.positions)
+    }
+
+    /// Tokens of the longest sequence that the positions reach.
+    pub(crate) fn longest(&self) -> i64 {
+        self.positions.as_ref().map_or(i64::MAX, |positions| positions.copy().size()[0])
     }
 
     /// # Shape
-    /// - result: `[T, D]`, bf16
+    /// - result: `[T, D]`
     pub(crate) fn embed(&self, batch: &TokenBatch, pass: &Pass) -> Result<Tensor, Error> {
-        let dropout = pass.dropout(0);
+        let dropout = pass.embedding_dropout();
         let outputs = node("embedding", &[self.words.master()], || {
+            let positions = match &self.positions {
+                Some(positions) => {
+                    let ends = batch.cu_seqlens.windows(2);
+                    let places: Vec<i32> = ends.flat_map(|pair| 0..pair[1] - pair[0]).collect();
+                    let places = upload(&places, batch.input_ids.device())?; // [T]
+                    Some((places, positions.copy().shallow_clone()))
+                }
+                None => None,
+            };
             let tables = Tables {
                 ids: batch.input_ids.to_kind(Kind::Int).contiguous(), // [T]
                 types_of: batch.token_type_ids.as_ref().map(|types| types.to_kind(Kind::Int).contiguous()), // [T]
                 words: self.words.copy().shallow_clone(),
                 types: self.types.copy().shallow_clone(),
+                positions,
             };
             let norm = [&self.norm[0], &self.norm[1]];
             let (y, statistics) = pass.kernels.embedding_forward(&tables, norm, self.epsilon, dropout)?; // [T, D]
@@ -57,6 +77,7 @@ impl Ends {
             let parameters = EmbeddingHandles {
                 words: self.words.master().shallow_clone(),
                 types: self.types.master().shallow_clone(),
+                positions: self.positions.as_ref().map(|positions| positions.master().shallow_clone()),
                 norm: [self.norm[0].shallow_clone(), self.norm[1].shallow_clone()],
             };
             let backward: Backward = Box::new(move |mut gradients| {
@@ -107,7 +128,8 @@ impl Ends {
                 let d_y = d_logits.matmul(&copy) * d_loss.to_kind(Kind::BFloat16); // [M, D]
                 let scaled = &y * d_loss.to_kind(Kind::BFloat16); // [M, D]
                 add_product(&words, &d_logits.tr(), &scaled)?;
-                let _ = gradient(&bias)?.g_add_(&(kernels.column_sums(&d_logits)? * &d_loss));
+                let columns = 0..d_logits.size()[1];
+                kernels.add_sums_of(&d_logits, columns, Some(&d_loss), &gradient(&bias)?)?;
                 Ok(vec![Some(d_y)])
             });
             Ok((vec![loss], backward))
@@ -121,6 +143,7 @@ impl Ends {
 struct EmbeddingHandles {
     words: Tensor,
     types: Tensor,
+    positions: Option<Tensor>,
     norm: [Tensor; 2],
 }
 
@@ -133,21 +156,17 @@ fn embedding_backward(
     dropout: Dropout,
 ) -> Result<(), Error> {
     let [gamma, beta] = &parameters.norm;
-    let mut types = gradient(&parameters.types)?; // [types, D]
-    let (vocabulary, type_count) = (parameters.words.size()[0], types.size()[0]);
-    let all_rows = Tensor::zeros_like(gamma); // [D]
-    let sums = [&gradient(gamma)?, &gradient(beta)?, &all_rows];
+    let (d_gamma, d_beta) = (gradient(gamma)?, gradient(beta)?);
+    let types = gradient(&parameters.types)?; // [types, D]
+    let first_type = tables.types_of.is_none().then(|| types.get(0)); // [D]
+    let sums = [Some(&d_gamma), Some(&d_beta), first_type.as_ref()];
     let d_sum = kernels.embedding_backward(tables, [d_y, statistics, gamma], sums, dropout)?; // [T, D]
-    // Sorts the ids and sums in order: the same bits each run, which atomic additions would not give.
-    let d_words = Tensor::embedding_dense_backward(&d_sum, &tables.ids, vocabulary, PAD, false); // [V, D]
-    let _ = gradient(&parameters.words)?.g_add_(&d_words);
-    match &tables.types_of {
-        None => {
-            let _ = types.get(0).g_add_(&all_rows);
-        }
-        Some(types_of) => {
-            let _ = types.g_add_(&Tensor::embedding_dense_backward(&d_sum, types_of, type_count, -1, false));
-        }
+    kernels.add_to_table(&tables.ids, &d_sum, &gradient(&parameters.words)?, Some(PAD))?;
+    if let Some(types_of) = &tables.types_of {
+        kernels.add_to_table(types_of, &d_sum, &types, None)?;
+    }
+    if let (Some((places, _)), Some(positions)) = (&tables.positions, &parameters.positions) {
+        kernels.add_to_table(places, &d_sum, &gradient(positions)?, None)?;
     }
     Ok(())
 }

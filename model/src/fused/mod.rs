@@ -1,4 +1,4 @@
-//! The fused path: MosaicBERT in bf16 on a CUDA card, over our own kernels and cuBLAS.
+//! The fused path: MosaicBERT, and unpadded BERT, in bf16 on a CUDA card, over our own kernels and cuBLAS.
 //!
 //! It computes what the reference path computes, from the same [`Parameters`], into the same gradients. Embedding, every
 //! encoder layer, and decoder with loss are one node of the autograd graph each, with backward passes written out; between
@@ -8,7 +8,7 @@
 //! Dropout masks are a function of a seed that each forward pass draws from torch's CPU generator: `tch::manual_seed` makes
 //! a step repeatable here too. Every sum is taken in a fixed order: the same step gives the same bits.
 //!
-//! `layer.rs` first; `kernels.rs` are the kernels as functions of tensors, `adamw.rs` is the optimizer's update.
+//! `layer.rs` first; `kernels/` are the kernels as functions of tensors, `adamw.rs` is the optimizer's update.
 
 mod adamw;
 mod ends;
@@ -24,8 +24,9 @@ pub use adamw::AdamW;
 use ends::Ends;
 use kernels::{HEAD_SIZE, Kernels, LARGEST_VOCABULARY, Sequences, WIDEST_ROW};
 use layer::{Layer, Pass};
+use weights::Weight;
 
-use crate::config::{FeedForwardKind, LayerNormPrecision, Padding, PositionEmbedding};
+use crate::config::{LayerNormPrecision, Padding, PositionEmbedding};
 use crate::torch::upload;
 use crate::{Error, ModelConfig, Parameters, TokenBatch, alibi};
 
@@ -37,6 +38,7 @@ pub(crate) struct Fused {
     layers: Vec<Layer>,
     slopes: Tensor,
     dropout: f64,
+    attention_dropout: f64,
 }
 
 impl Fused {
@@ -57,37 +59,48 @@ impl Fused {
         if let Some(reason) = obstacle(config, compute_kind) {
             return Err(Error::Fused { reason });
         }
-        let slopes: Vec<f32> = alibi::slopes(config.num_attention_heads as usize)
-            .into_iter()
-            .map(|slope| slope as f32)
-            .collect();
+        let heads = config.num_attention_heads as usize;
+        let slopes: Vec<f32> = match config.position_embedding {
+            PositionEmbedding::Alibi => alibi::slopes(heads).into_iter().map(|slope| slope as f32).collect(),
+            PositionEmbedding::Learned => vec![0.0; heads],
+        };
+        let stream = match config.layer_norm {
+            LayerNormPrecision::Low => Kind::BFloat16,
+            LayerNormPrecision::Full => Kind::Float,
+        };
         Ok(Fused {
-            kernels: Kernels::load(device, config.hidden_size)?,
+            kernels: Kernels::load(device, config.hidden_size, stream)?,
             ends: Ends::new(parameters, config),
             layers: (0..config.num_hidden_layers)
                 .map(|index| Layer::new(parameters, index, config))
                 .collect(),
             slopes: Tensor::from_slice(&slopes).to_device(words.device()), // [H]
             dropout: config.hidden_dropout_prob,
+            attention_dropout: config.attention_probs_dropout_prob,
         })
     }
 
-    /// Whether sequences so long fit the kernels on this card.
+    /// Whether sequences so long fit the kernels on this card, and the positions.
     pub(crate) fn fits(&self, longest: i64) -> bool {
-        self.kernels.attention_fits(longest)
+        longest <= self.ends.longest() && self.kernels.attention_fits(longest)
+    }
+
+    /// The parameters that have a bf16 copy.
+    fn weights(&self) -> impl Iterator<Item = &Weight> {
+        self.layers.iter().flat_map(Layer::weights).chain(self.ends.weights())
     }
 
     /// The last layer's output for all tokens, or for those at `positions`, which are distinct.
     ///
     /// # Shape
-    /// - `positions`: `[R]`, i64; result: `[T, D]` or `[R, D]`, bf16
+    /// - `positions`: `[R]`, i64; result: `[T, D]` or `[R, D]`, bf16, or float32 where LayerNorm is in full precision
     pub(crate) fn encode(
         &self,
         batch: &TokenBatch,
         positions: Option<&Tensor>,
         train: bool,
     ) -> Result<Tensor, Error> {
-        for weight in self.layers.iter().flat_map(Layer::weights).chain(self.ends.weights()) {
+        for weight in self.weights() {
             weight.refresh()?;
         }
         let sequences = Sequences {
@@ -95,10 +108,16 @@ impl Fused {
             count: batch.sequences() as i64,
             longest: batch.max_seqlen,
         };
-        let dropout = if train { self.dropout } else { 0.0 };
-        let seed = if dropout > 0.0 { draw_seed() } else { 0 };
-        let pass =
-            Pass { kernels: &self.kernels, sequences: &sequences, slopes: &self.slopes, dropout, seed };
+        let (dropout, attention_dropout) =
+            if train { (self.dropout, self.attention_dropout) } else { (0.0, 0.0) };
+        let pass = Pass {
+            kernels: &self.kernels,
+            sequences: &sequences,
+            slopes: &self.slopes,
+            dropout,
+            attention_dropout,
+            seed: if dropout > 0.0 || attention_dropout > 0.0 { draw_seed() } else { 0 },
+        };
         let mut x = self.ends.embed(batch, &pass)?; // [T, D]
         let last = self.layers.len() - 1;
         for (index, layer) in self.layers.iter().enumerate() {
@@ -119,8 +138,7 @@ impl Fused {
 
     /// The update of `parameters` by fused AdamW, bf16 copies included; see [`AdamW`].
     pub(crate) fn adamw(&self, parameters: &Parameters, moments: &[[&Tensor; 2]]) -> Result<AdamW, Error> {
-        let weights = self.layers.iter().flat_map(Layer::weights).chain(self.ends.weights());
-        AdamW::new(&self.kernels, parameters, weights, moments)
+        AdamW::new(&self.kernels, parameters, self.weights(), moments)
     }
 }
 
@@ -132,24 +150,8 @@ fn obstacle(config: &ModelConfig, compute_kind: Kind) -> Option<String> {
     if compute_kind != Kind::BFloat16 {
         return Some(format!("the model computes in {compute_kind:?}, expected BFloat16"));
     }
-    if config.position_embedding != PositionEmbedding::Alibi {
-        return field("position_embedding", "learned".to_owned(), "alibi".to_owned());
-    }
-    if config.feed_forward != FeedForwardKind::Geglu {
-        return field("feed_forward", "gelu".to_owned(), "geglu".to_owned());
-    }
     if config.padding != Padding::Unpadded {
         return field("padding", "padded".to_owned(), "unpadded".to_owned());
-    }
-    if config.layer_norm != LayerNormPrecision::Low {
-        return field("layer_norm", "full".to_owned(), "low".to_owned());
-    }
-    if config.attention_probs_dropout_prob != 0.0 {
-        return field(
-            "attention_probs_dropout_prob",
-            config.attention_probs_dropout_prob.to_string(),
-            "0".to_owned(),
-        );
     }
     if config.head_size() != HEAD_SIZE {
         let expected = format!("{HEAD_SIZE} times model.num_attention_heads");
@@ -188,15 +190,12 @@ mod tests {
         assert_eq!(obstacle(&ModelConfig::mosaic_bert_large(), Kind::BFloat16), None);
         assert!(obstacle(&base, Kind::Float).unwrap().contains("computes in Float"));
         let refused = |config: ModelConfig| obstacle(&config, Kind::BFloat16).unwrap();
-        assert!(
-            refused(ModelConfig::bert_base()).contains("model.position_embedding is learned, expected alibi")
-        );
+        assert!(refused(ModelConfig::bert_base()).contains("model.padding is padded, expected unpadded"));
+        let unpadded = ModelConfig { padding: Padding::Unpadded, ..ModelConfig::bert_base() };
+        assert_eq!(obstacle(&unpadded, Kind::BFloat16), None);
         assert!(refused(ModelConfig { num_attention_heads: 6, ..base.clone() }).contains("64 times"));
         assert!(refused(ModelConfig { vocab_size: 30_522, ..base.clone() }).contains("a multiple of 8"));
-        assert!(
-            refused(ModelConfig { attention_probs_dropout_prob: 0.1, ..base.clone() }).contains("expected 0")
-        );
-        assert!(refused(ModelConfig { padding: Padding::Padded, ..base }).contains("unpadded"));
+        assert!(refused(ModelConfig { hidden_size: 1536, num_attention_heads: 24, ..base }).contains("1024"));
     }
 
     #[test]

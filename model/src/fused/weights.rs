@@ -44,12 +44,62 @@ impl Weight {
     }
 }
 
+/// Parameters whose copies lie one behind the other, so that one product takes them all: queries, keys and values, which are
+/// one parameter in MosaicBERT and three in BERT.
+#[derive(Debug)]
+pub(crate) struct Stack {
+    parts: Vec<Weight>,
+    copy: Tensor,
+}
+
+impl Stack {
+    /// Of parameters that agree in all dimensions but the first.
+    pub(crate) fn new(parameters: &Parameters, names: &[String]) -> Stack {
+        let masters: Vec<Tensor> = names.iter().map(|name| parameters.get(name)).collect();
+        let mut shape = masters[0].size();
+        shape[0] = masters.iter().map(|master| master.size()[0]).sum();
+        let copy = Tensor::empty(&shape, (Kind::BFloat16, masters[0].device())); // [rows of all, ..]
+        let mut row = 0;
+        let parts = masters.into_iter().map(|master| {
+            let part = copy.narrow(0, row, master.size()[0]); // [rows of one, ..]
+            row += master.size()[0];
+            Weight { master, copy: part, copied: Cell::new(None) }
+        });
+        Stack { parts: parts.collect(), copy }
+    }
+
+    /// The parameters.
+    pub(crate) fn parts(&self) -> &[Weight] {
+        &self.parts
+    }
+
+    /// Handles on the parameters themselves.
+    pub(crate) fn masters(&self) -> Vec<Tensor> {
+        self.parts.iter().map(|part| part.master.shallow_clone()).collect()
+    }
+
+    /// The copies, as one tensor.
+    pub(crate) fn copy(&self) -> &Tensor {
+        &self.copy
+    }
+}
+
 /// Adds `left right` to the gradient of `parameter`, in float32 inside the product: no separate addition.
 ///
 /// # Shape
 /// - `parameter`: `[O, I]`, float32; `left`: `[O, R]` and `right`: `[R, I]`, bf16
 pub(crate) fn add_product(parameter: &Tensor, left: &Tensor, right: &Tensor) -> Result<(), Error> {
-    let sum = gradient(parameter)?; // [O, I]
-    let _ = sum.addmm_dtype_out(&sum, left, right, Kind::Float);
+    add_product_to(&gradient(parameter)?, left, right);
     Ok(())
+}
+
+/// Adds `left right` to `sum`, with float32 inside the product.
+///
+/// # Shape
+/// - `sum`: `[O, I]`, float32 or bf16; `left`: `[O, R]` and `right`: `[R, I]`, bf16
+pub(crate) fn add_product_to(sum: &Tensor, left: &Tensor, right: &Tensor) {
+    let _ = match sum.kind() {
+        Kind::BFloat16 => sum.shallow_clone().addmm_(left, right),
+        _ => sum.addmm_dtype_out(sum, left, right, Kind::Float),
+    };
 }

@@ -11,7 +11,11 @@ use crate::fused::{AdamW, Fused};
 use crate::heads::{Head, parameter_kind};
 use crate::layer_norm::LayerNorm;
 use crate::linear::Linear;
+use crate::torch::caught;
 use crate::{Error, ModelConfig, Parameters, TokenBatch, loss};
+
+/// What errors say was asked of libtorch.
+const FORWARD: &str = "forward pass";
 
 /// An encoder with the masked-LM head.
 #[derive(Debug)]
@@ -35,6 +39,16 @@ pub struct MlmOutput {
     pub loss: Tensor,
     /// Number of masked tokens whose most probable prediction is right: a scalar, i64, on the device.
     pub correct: Tensor,
+}
+
+impl MlmOutput {
+    /// Adds the gradient of the loss to that of every parameter.
+    ///
+    /// # Errors
+    /// Those of [`MaskedLm::loss`]; the gradients are then worth nothing.
+    pub fn backward(&self) -> Result<(), Error> {
+        self.loss.f_backward().map_err(|error| Error::torch("backward pass", &error.to_string()))
+    }
 }
 
 impl MaskedLm {
@@ -83,7 +97,8 @@ impl MaskedLm {
         })
     }
 
-    /// From now on computes on the fused path, which gives the same results faster: MosaicBERT in bf16 on a CUDA card.
+    /// From now on computes on the fused path, which gives the same results faster: MosaicBERT, or unpadded BERT, in
+    /// bf16 on a CUDA card.
     ///
     /// # Errors
     /// [`Error::Fused`] where the model, its type or its device is another, [`Error::Library`], [`Error::Kernel`] and
@@ -128,39 +143,53 @@ impl MaskedLm {
     ///
     /// # Shape
     /// - result: `[T, D]`
-    pub fn hidden(&self, batch: &TokenBatch) -> Tensor {
-        self.encode(batch, None, false)
+    ///
+    /// # Errors
+    /// As [`Self::loss`].
+    pub fn hidden(&self, batch: &TokenBatch) -> Result<Tensor, Error> {
+        caught(FORWARD, || self.encode(batch, None, false))
     }
 
     /// The scores of every word at the masked positions, without dropout.
     ///
     /// # Shape
     /// - result: `[M, V]`
-    pub fn logits(&self, batch: &TokenBatch) -> Tensor {
-        let hidden = self.encode(batch, Some(&batch.masked_positions), false); // [M, D]
-        let (weight, bias) = self.decoder(); // [V, D], [V]
-        self.transform(&hidden).linear(&weight, Some(bias)) // [M, V]
+    ///
+    /// # Errors
+    /// As [`Self::loss`].
+    pub fn logits(&self, batch: &TokenBatch) -> Result<Tensor, Error> {
+        caught(FORWARD, || {
+            let hidden = self.encode(batch, Some(&batch.masked_positions), false)?; // [M, D]
+            let (weight, bias) = self.decoder(); // [V, D], [V]
+            Ok(self.transform(&hidden).linear(&weight, Some(bias))) // [M, V]
+        })
     }
 
     /// The loss on the masked tokens, divided by `normalizer`: the number of masked tokens in the whole global batch.
     /// Dropout is applied when `train`. The result carries the graph for `backward` unless gradients are off.
-    pub fn loss(&self, batch: &TokenBatch, train: bool, normalizer: f64) -> MlmOutput {
-        let hidden = self.encode(batch, Some(&batch.masked_positions), train); // [M, D]
-        let y = self.transform(&hidden); // [M, D]
-        if let Some(fused) = self.fused_for(batch) {
-            let (loss, correct) = on_the_card(fused.loss(&y, &batch.labels, normalizer));
-            return MlmOutput { loss, correct };
-        }
-        let (weight, bias) = self.decoder(); // [V, D], [V]
-        let (loss, correct) = loss::vocabulary_cross_entropy(&y, &weight, &bias, &batch.labels, normalizer);
-        MlmOutput { loss, correct }
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`]; [`Error::Torch`] and [`Error::Cuda`] where libtorch or the driver refuse for another reason.
+    pub fn loss(&self, batch: &TokenBatch, train: bool, normalizer: f64) -> Result<MlmOutput, Error> {
+        caught(FORWARD, || {
+            let hidden = self.encode(batch, Some(&batch.masked_positions), train)?; // [M, D]
+            let y = self.transform(&hidden); // [M, D]
+            if let Some(fused) = self.fused_for(batch) {
+                let (loss, correct) = fused.loss(&y, &batch.labels, normalizer)?;
+                return Ok(MlmOutput { loss, correct });
+            }
+            let (weight, bias) = self.decoder(); // [V, D], [V]
+            let (loss, correct) =
+                loss::vocabulary_cross_entropy(&y, &weight, &bias, &batch.labels, normalizer);
+            Ok(MlmOutput { loss, correct })
+        })
     }
 
     /// The encoder's output on the path the model is on; see [`Encoder::forward`].
-    fn encode(&self, batch: &TokenBatch, positions: Option<&Tensor>, train: bool) -> Tensor {
+    fn encode(&self, batch: &TokenBatch, positions: Option<&Tensor>, train: bool) -> Result<Tensor, Error> {
         match self.fused_for(batch) {
-            Some(fused) => on_the_card(fused.encode(batch, positions, train)),
-            None => self.encoder.forward(batch, positions, train),
+            Some(fused) => fused.encode(batch, positions, train),
+            None => Ok(self.encoder.forward(batch, positions, train)),
         }
     }
 
@@ -180,12 +209,6 @@ impl MaskedLm {
     fn decoder(&self) -> (Tensor, Tensor) {
         (self.decoder_weight.to_kind(self.compute_kind), self.decoder_bias.to_kind(self.compute_kind))
     }
-}
-
-/// The result of work on the card. What fails there once it has begun is what torch's own operators panic for: memory that
-/// is used up, or an error of an earlier kernel.
-fn on_the_card<T>(result: Result<T, Error>) -> T {
-    result.unwrap_or_else(|error| panic!("{error}"))
 }
 
 #[cfg(test)]
@@ -218,10 +241,10 @@ mod tests {
         for config in [config(), ModelConfig { hidden_dropout_prob: 0.0, ..bert() }] {
             let model = || MaskedLm::new(&config, 3, Device::Cpu, Kind::Double).unwrap();
             let (part, whole, batch) = (model(), model(), batch());
-            let found = part.loss(&batch, true, 5.0).loss;
+            let found = part.loss(&batch, true, 5.0).unwrap().loss;
             found.backward();
 
-            let masked = whole.hidden(&batch).index_select(0, &batch.masked_positions); // [M, D]
+            let masked = whole.hidden(&batch).unwrap().index_select(0, &batch.masked_positions); // [M, D]
             let (weight, bias) = whole.decoder();
             let logits = whole.transform(&masked).linear(&weight, Some(bias)); // [M, V]
             let expected = loss::cross_entropy(&logits, &batch.labels, 5.0);
@@ -252,8 +275,8 @@ mod tests {
         for config in [config(), bert()] {
             let model = |kind| MaskedLm::new(&config, 3, Device::Cpu, kind).unwrap();
             let (exact, rounded, batch) = (model(Kind::Float), model(Kind::BFloat16), batch());
-            let (expected, found) =
-                (exact.loss(&batch, false, 5.0).loss, rounded.loss(&batch, false, 5.0).loss);
+            let loss = |model: &MaskedLm| model.loss(&batch, false, 5.0).unwrap().loss;
+            let (expected, found) = (loss(&exact), loss(&rounded));
             found.backward();
             assert_eq!(found.kind(), Kind::Float);
             let error = (found.double_value(&[]) / expected.double_value(&[]) - 1.0).abs();

@@ -14,6 +14,7 @@ use crate::Error;
 type Status = c_int;
 
 // Numbers of cuda.h.
+const OUT_OF_MEMORY: Status = 2;
 const COMPUTE_CAPABILITY_MAJOR: c_int = 75;
 const COMPUTE_CAPABILITY_MINOR: c_int = 76;
 const MULTIPROCESSOR_COUNT: c_int = 16;
@@ -85,6 +86,9 @@ impl Api {
         } else {
             format!("status {status}")
         };
+        if status == OUT_OF_MEMORY {
+            return Err(Error::OutOfMemory { operation: "CUDA", message: operation() });
+        }
         Err(Error::Cuda { operation: operation(), message })
     }
 }

@@ -16,6 +16,8 @@ mod profile;
 mod readback;
 mod sys;
 
+pub(crate) use check::caught;
+
 pub use autograd::{Backward, gradient, node, norm, version};
 pub use memory::{MemoryInUse, copy_async, memory_in_use, pinned, reset_peak_memory, upload};
 pub use profile::{Activity, Profile};

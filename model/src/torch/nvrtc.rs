@@ -16,6 +16,7 @@ type Status = c_int;
 pub(crate) const SOURCES: &[(&str, &str)] = &[
     ("device.cuh", include_str!("../../csrc/kernels/device.cuh")),
     ("rows.cuh", include_str!("../../csrc/kernels/rows.cuh")),
+    ("normal.cuh", include_str!("../../csrc/kernels/normal.cuh")),
     ("attention.cuh", include_str!("../../csrc/kernels/attention.cuh")),
     ("adamw.cu", include_str!("../../csrc/kernels/adamw.cu")),
     ("attention_backward.cu", include_str!("../../csrc/kernels/attention_backward.cu")),
@@ -24,7 +25,9 @@ pub(crate) const SOURCES: &[(&str, &str)] = &[
     ("cross_entropy.cu", include_str!("../../csrc/kernels/cross_entropy.cu")),
     ("embedding.cu", include_str!("../../csrc/kernels/embedding.cu")),
     ("geglu.cu", include_str!("../../csrc/kernels/geglu.cu")),
+    ("gelu.cu", include_str!("../../csrc/kernels/gelu.cu")),
     ("layer_norm.cu", include_str!("../../csrc/kernels/layer_norm.cu")),
+    ("table_gradient.cu", include_str!("../../csrc/kernels/table_gradient.cu")),
 ];
 
 /// The compiler's functions, by their names in nvrtc.h.
@@ -330,15 +333,18 @@ mod tests {
     }
 
     /// Wherever NVRTC is, with or without a GPU: every source, for the architectures that are supported, at the widths of
-    /// the base and the large model.
+    /// the base and the large model, and on a residual stream of float32.
     #[test]
     fn every_kernel_compiles_for_every_architecture() {
         let Ok(compiler) = Compiler::open() else { return };
         for capability in [(8, 0), (9, 0), (10, 0)] {
             for (file, text) in SOURCES.iter().filter(|(name, _)| name.ends_with(".cu")) {
-                let widths: &[i64] = if text.contains("rows.cuh") { &[768, 1024] } else { &[768] };
-                for hidden in widths {
-                    let options = [format!("-DHIDDEN={hidden}")];
+                let variants: &[&[&str]] = match text.contains("rows.cuh") {
+                    true => &[&["-DHIDDEN=768"], &["-DHIDDEN=1024"], &["-DHIDDEN=768", "-DFLOAT_STREAM"]],
+                    false => &[&[]],
+                };
+                for options in variants {
+                    let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
                     let code = compiler.machine_code(file, &options, capability, None).unwrap();
                     assert_eq!(&code[1..4], b"ELF", "{file}");
                 }

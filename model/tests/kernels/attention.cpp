@@ -1,4 +1,5 @@
-// Attention, forward and backward, against float64: lengths from nothing to several blocks of keys, ALiBi on and off.
+// Attention, forward and backward, against float64: lengths from nothing to several blocks of keys, ALiBi and dropout on and
+// off.
 #include "attention_backward.cu"
 #include "attention_forward.cu"
 
@@ -10,7 +11,14 @@ struct Case {
   std::vector<int> lengths;
   int heads;
   bool alibi;
+  double dropped = 0;
 };
+
+// Whether query i keeps key j: attention.cuh's rule, element by element.
+static bool keeps(const Dropout& d, int head, int start, int i, int j) {
+  const u64 token = start + i - (i / 8 % 2) * 8, keys = j / 32 * 8 + j % 8;
+  return kept(d, ((u64)head << 20 | keys) << 32 | token, i / 8 % 2 * 4 + j / 8 % 4);
+}
 
 template <class BackwardShape> static void compare(const char* name, const Case& c, void (*backward)(AttentionBackward)) {
   std::vector<int> cu{0};
@@ -23,15 +31,17 @@ template <class BackwardShape> static void compare(const char* name, const Case&
   Single bias = unwritten_single(c.lengths.size() * width);
   for (int h = 0; h < heads; h++) slopes[h] = c.alibi ? std::exp2(-(h + 1.f)) : 0.f;
   const float scale = 0.125f;
+  const Dropout drop = dropout(c.dropped, 5);
 
-  AttentionForward f{qkv.data(), out.data(), lse.data(), cu.data(), slopes.data(), heads, tokens, scale};
+  AttentionForward f{qkv.data(), out.data(), lse.data(), cu.data(), slopes.data(), heads, tokens, scale, drop};
   const unsigned sequences = (unsigned)c.lengths.size(), blocks = (longest + Forward::QUERIES - 1) / Forward::QUERIES;
-  emulator::launch({std::max(blocks, 1u), (unsigned)heads, sequences}, Forward::THREADS, Forward::SHARED_BYTES, [&] { attention_forward(f); });
+  emulator::launch({std::max(blocks, 1u), (unsigned)heads, sequences}, Forward::THREADS, Forward::SHARED_BYTES, [&] { c.dropped > 0 ? attention_forward_dropout(f) : attention_forward(f); });
   const int rounded_longest = (longest + QUERY_BLOCK - 1) / QUERY_BLOCK * QUERY_BLOCK;
-  AttentionBackward b{qkv.data(), out.data(), d_out.data(), lse.data(), d_qkv.data(), sums.data(), bias.data(), cu.data(), slopes.data(), heads, tokens, scale, rounded_longest};
+  AttentionBackward b{qkv.data(), out.data(), d_out.data(), lse.data(), d_qkv.data(), sums.data(), bias.data(), cu.data(), slopes.data(), heads, tokens, scale, rounded_longest, drop};
   emulator::launch({(unsigned)heads, sequences, 1}, BackwardShape::THREADS, BackwardShape::ROWS_AT + 8 * rounded_longest, [&] { backward(b); });
 
   Error out_error, lse_error, bias_error, d_error[3];
+  double dropped = 0, probabilities = 0;
   for (size_t s = 0; s < c.lengths.size(); s++)
     for (int h = 0; h < heads; h++) {
       const int start = cu[s], n = c.lengths[s];
@@ -43,13 +53,15 @@ template <class BackwardShape> static void compare(const char* name, const Case&
           q[i * HEAD_DIM + e] = value(qkv[at(i, 0) + e]), k[i * HEAD_DIM + e] = value(qkv[at(i, 1) + e]);
           v[i * HEAD_DIM + e] = value(qkv[at(i, 2) + e]), g[i * HEAD_DIM + e] = value(d_out[at_out(i) + e]);
         }
-      std::vector<double> p(n), dp(n);
+      std::vector<double> p(n), dp(n), factor(n);
       for (int i = 0; i < n; i++) {
         double peak = -INFINITY, sum = 0, delta = 0;
         for (int j = 0; j < n; j++) {
           double dot = 0, d_dot = 0;
           for (int e = 0; e < HEAD_DIM; e++) dot += q[i * HEAD_DIM + e] * k[j * HEAD_DIM + e], d_dot += g[i * HEAD_DIM + e] * v[j * HEAD_DIM + e];
-          p[j] = dot * scale - slopes[h] * std::abs(i - j), dp[j] = d_dot;
+          factor[j] = c.dropped == 0 ? 1 : keeps(drop, h, start, i, j) ? drop.scale : 0;
+          dropped += factor[j] == 0, probabilities++;
+          p[j] = dot * scale - slopes[h] * std::abs(i - j), dp[j] = d_dot * factor[j];
           peak = std::max(peak, p[j]);
         }
         for (int j = 0; j < n; j++) sum += p[j] = std::exp(p[j] - peak);
@@ -57,7 +69,7 @@ template <class BackwardShape> static void compare(const char* name, const Case&
         lse_error.add(lse[(size_t)h * tokens + start + i], (peak + std::log(sum)) / std::log(2.0));
         for (int e = 0; e < HEAD_DIM; e++) {
           double o = 0;
-          for (int j = 0; j < n; j++) o += p[j] * v[j * HEAD_DIM + e];
+          for (int j = 0; j < n; j++) o += p[j] * factor[j] * v[j * HEAD_DIM + e];
           out_error.add(value(out[at_out(i) + e]), o);
         }
         for (int j = 0; j < n; j++) {
@@ -65,11 +77,11 @@ template <class BackwardShape> static void compare(const char* name, const Case&
           for (int e = 0; e < HEAD_DIM; e++) {
             d[0][i * HEAD_DIM + e] += ds * k[j * HEAD_DIM + e];
             d[1][j * HEAD_DIM + e] += ds * q[i * HEAD_DIM + e];
-            d[2][j * HEAD_DIM + e] += p[j] * g[i * HEAD_DIM + e];
+            d[2][j * HEAD_DIM + e] += p[j] * factor[j] * g[i * HEAD_DIM + e];
           }
         }
       }
-      for (int e = 0; n > 0 && e < HEAD_DIM; e++) {
+      for (int e = 0; e < HEAD_DIM; e++) {
         double sum = 0;
         for (int i = 0; i < n; i++) sum += d[0][i * HEAD_DIM + e];
         bias_error.add(bias[s * width + h * HEAD_DIM + e], sum);
@@ -78,11 +90,13 @@ template <class BackwardShape> static void compare(const char* name, const Case&
         for (int i = 0; i < n; i++)
           for (int e = 0; e < HEAD_DIM; e++) d_error[part].add(value(d_qkv[at(i, part) + e]), d[part][i * HEAD_DIM + e]);
     }
-  std::string label = std::string(name) + (c.alibi ? " alibi" : " plain") + " lengths";
+  std::string label = std::string(name) + (c.alibi ? " alibi" : " plain") + (c.dropped > 0 ? " dropout" : "") + " lengths";
   for (int length : c.lengths) label += " " + std::to_string(length);
   under(label + ": out", out_error, 4e-3);
   under(label + ": lse", lse_error, 1e-6);
   under(label + ": d_query bias", bias_error, 6e-3);
+  const double share = dropped / probabilities - c.dropped, deviation = std::sqrt(c.dropped * (1 - c.dropped) / probabilities);
+  that(label + ": share of probabilities dropped", std::fabs(share) <= 4 * deviation);
   const char* parts[3] = {": d_query", ": d_key", ": d_value"};
   for (int part = 0; part < 3; part++) under(label + parts[part], d_error[part], 6e-3);
 }
@@ -95,9 +109,15 @@ static std::vector<int> some_lengths(int count) {
 }
 
 void test_attention() {
-  const std::vector<Case> cases{{{128, 1, 0, 17, 64, 100}, 2, true}, {{65, 129}, 1, true}, {{33, 2}, 1, false}, {some_lengths(2), 1, true}};
+  const std::vector<Case> cases{{{128, 1, 0, 17, 64, 100}, 2, true},
+                                {{65, 129}, 1, true},
+                                {{33, 2}, 1, false},
+                                {some_lengths(2), 1, true},
+                                {{100, 0, 1, 40, 128}, 2, true, 0.1},
+                                {{290, 33}, 1, false, 0.25}};
   for (const Case& c : cases) {
-    compare<BackwardShort>("short", c, attention_backward_short);
-    compare<BackwardLong>("long", c, attention_backward_long);
+    const bool drops = c.dropped > 0;
+    compare<BackwardShort>("short", c, drops ? attention_backward_short_dropout : attention_backward_short);
+    compare<BackwardLong>("long", c, drops ? attention_backward_long_dropout : attention_backward_long);
   }
 }

@@ -14,6 +14,7 @@ inline bool failed = false;
 
 inline bf16 to_bf16(double v) { return (bf16)rounded((float)v); }
 inline double value(bf16 v) { return bf16_value(v); }
+inline double value(float v) { return v; }
 
 // Vectors of tensors are over-aligned, as device allocations are.
 template <class T> struct Aligned {
@@ -64,5 +65,19 @@ inline void that(const std::string& what, bool holds) {
   if (!holds) failed = true;
   printf("%-56s %s\n", what.c_str(), holds ? "holds" : "FAILED");
 }
+
+// Dropout's random numbers written down once more, plainly, from Salmon et al. 2011: does number e of `group` keep its element?
+inline bool kept(const Dropout& d, u64 group, int e) {
+  if (d.threshold == 0) return true;
+  u32 c[4] = {(u32)group, (u32)(group >> 32), (u32)d.stream, (u32)(d.stream >> 32)}, key[2] = {(u32)d.seed, (u32)(d.seed >> 32)};
+  for (int round = 0; round < 7; round++) {
+    const u64 a = 0xD2511F53ull * c[0], b = 0xCD9E8D57ull * c[2];
+    const u32 next[4] = {(u32)(b >> 32) ^ c[1] ^ key[0], (u32)b, (u32)(a >> 32) ^ c[3] ^ key[1], (u32)a};
+    std::copy(next, next + 4, c);
+    key[0] += 0x9E3779B9u, key[1] += 0xBB67AE85u;
+  }
+  return (c[e / 2] >> (16 * (e % 2)) & 0xffff) >= d.threshold;
+}
+inline Dropout dropout(double p, u64 stream) { return {0x123456789abcdefull, stream, (u32)std::lround(p * 65536), (float)(1 / (1 - p))}; }
 
 }  // namespace check

@@ -1,31 +1,29 @@
-// Every kernel but attention, against float64: LayerNorm and embedding over rows, GeGLU, cross-entropy, sums, AdamW.
+// Every kernel but attention, against float64: LayerNorm and embedding over rows, GELU, GeGLU, cross-entropy, sums, AdamW.
 #include "adamw.cu"
 #include "column_sums.cu"
 #include "cross_entropy.cu"
 #include "embedding.cu"
 #include "geglu.cu"
+#include "gelu.cu"
 #include "layer_norm.cu"
+#include "table_gradient.cu"
 
 #include "check.h"
 
 using namespace check;
 
-// Dropout's factors written down once more, plainly, from Salmon et al. 2011.
-static double expected_factor(const Dropout& d, u64 element) {
-  if (d.threshold == 0) return 1;
-  const u64 group = element / 8;
-  u32 c[4] = {(u32)group, (u32)(group >> 32), (u32)d.stream, (u32)(d.stream >> 32)}, key[2] = {(u32)d.seed, (u32)(d.seed >> 32)};
-  for (int round = 0; round < 7; round++) {
-    const u64 a = 0xD2511F53ull * c[0], b = 0xCD9E8D57ull * c[2];
-    const u32 next[4] = {(u32)(b >> 32) ^ c[1] ^ key[0], (u32)b, (u32)(a >> 32) ^ c[3] ^ key[1], (u32)a};
-    std::copy(next, next + 4, c);
-    key[0] += 0x9E3779B9u, key[1] += 0xBB67AE85u;
-  }
-  const int e = element % 8;
-  return (c[e / 2] >> (16 * (e % 2)) & 0xffff) >= d.threshold ? d.scale : 0;
-}
+// Of an element of a matrix.
+static double expected_factor(const Dropout& d, u64 element) { return d.threshold == 0 ? 1 : kept(d, element / 8, element % 8) ? d.scale : 0; }
 
-static Dropout dropout(double p, u64 stream) { return {0x123456789abcdefull, stream, (u32)std::lround(p * 65536), (float)(1 / (1 - p))}; }
+// Tensors of the residual stream's type.
+typedef std::vector<stream, Aligned<stream>> Stream;
+static Stream normal_stream(size_t n) {
+  Stream out(n);
+  const Half drawn = normal_half(n);
+  for (size_t i = 0; i < n; i++) out[i] = sizeof(stream) == 2 ? (stream)drawn[i] : (stream)value(drawn[i]);
+  return out;
+}
+static Stream unwritten_stream(size_t n) { return Stream(n, sizeof(stream) == 2 ? (stream)0x7fff : (stream)NAN); }
 
 static void test_dropout() {
   const Dropout a = dropout(0.1, 3), b = dropout(0.1, 4);
@@ -56,6 +54,20 @@ static void test_geglu(int rows, int width, double p) {
   under("geglu backward", backward, 3e-3);
 }
 
+static void test_gelu(size_t n) {
+  Half x = normal_half(n, 2.0), d_y = normal_half(n), y = unwritten_half(n), d_x = d_y;  // the gradient in place
+  emulator::launch({2, 1, 1}, 256, 0, [&] { gelu_forward({x.data(), y.data(), (long long)n}); });
+  emulator::launch({2, 1, 1}, 256, 0, [&] { gelu_backward({x.data(), d_x.data(), d_x.data(), (long long)n}); });
+  Error forward, backward;
+  for (size_t i = 0; i < n; i++) {
+    const double v = value(x[i]), cdf = 0.5 * std::erfc(-v / std::sqrt(2.0)), density = std::exp(-v * v / 2) / std::sqrt(2 * M_PI);
+    forward.add(value(y[i]), v * cdf);
+    backward.add(value(d_x[i]), value(d_y[i]) * (cdf + v * density));
+  }
+  under("gelu forward", forward, 3e-3);
+  under("gelu backward", backward, 3e-3);
+}
+
 struct RowReference {  // LayerNorm of one row, and its backward pass
   double mean = 0, inverse = 0;
   RowReference(const std::vector<double>& z, double epsilon) {
@@ -74,30 +86,41 @@ struct RowReference {  // LayerNorm of one row, and its backward pass
   }
 };
 
-// Reduces partial sums with the kernel that does so on the card, onto vectors that already hold something.
+// Reduces partial sums with the kernel that does so on the card, onto vectors that already hold something; the last sum is
+// wanted by itself, too.
 static void check_sums(const std::string& what, Single& partial, int blocks, const std::vector<double> (&expected)[3]) {
-  Single sums[3];
-  for (int part = 0; part < 3; part++) sums[part] = Single(HIDDEN, 0.5f);
-  AddColumnSums add{partial.data(), {sums[0].data(), sums[1].data(), sums[2].data()}, blocks, 3, HIDDEN};
+  Single sums[3], alone = unwritten_single(HIDDEN);
+  AddColumnSums add{{}, HIDDEN};
+  for (int part = 0; part < 3; part++) {
+    sums[part] = Single(HIDDEN, 0.5f);
+    add.sums[part] = {partial.data() + part * HIDDEN, nullptr, sums[part].data(), part == 2 ? alone.data() : nullptr, blocks, 3 * HIDDEN, 0};
+  }
   emulator::launch({(HIDDEN + 31) / 32, 3, 1}, 32 * SUM_WARPS, 4 * 32 * SUM_WARPS, [&] { add_column_sums(add); });
   const char* names[3] = {" sums for gamma", " sums for beta", " sums for what is added"};
+  Error by_itself;
   for (int part = 0; part < 3; part++) {
     Error error;
     for (int c = 0; c < HIDDEN; c++) error.add(sums[part][c] - 0.5, expected[part][c]);
     under(what + names[part], error, 3e-3);
   }
+  for (int c = 0; c < HIDDEN; c++) by_itself.add(alone[c], expected[2][c]);
+  under(what + " sum by itself", by_itself, 3e-3);
 }
 
 static void test_layer_norm(int rows, double p) {
   const size_t n = (size_t)rows * HIDDEN;
   const int blocks = 2;
   const Dropout drop = dropout(p, 9);
-  Half x = normal_half(n), residual = normal_half(n), d_y = normal_half(n), y = unwritten_half(n), d_residual = unwritten_half(n), d_x = unwritten_half(n), z = x;
+  Half x = normal_half(n), d_x = unwritten_half(n);
+  Stream residual = normal_stream(n), d_y = normal_stream(n), y = unwritten_stream(n), d_residual = unwritten_stream(n), z = unwritten_stream(n);
+  const bool apart = p > 0 || sizeof(stream) == 4;  // whether d_x is a tensor of its own
   Single bias = normal_single(HIDDEN), gamma = normal_single(HIDDEN, 1, 0.2), beta = normal_single(HIDDEN), partial = unwritten_single(3 * HIDDEN * blocks);
   std::vector<float2> statistics(rows);
-  LayerNormForward f{z.data(), bias.data(), residual.data(), z.data(), y.data(), statistics.data(), gamma.data(), beta.data(), rows, 1e-12f, drop};
+  Half given = x;
+  if (sizeof(stream) == 2) std::copy(x.begin(), x.end(), z.begin());  // in place
+  LayerNormForward f{sizeof(stream) == 2 ? (bf16*)z.data() : given.data(), bias.data(), residual.data(), z.data(), y.data(), statistics.data(), gamma.data(), beta.data(), rows, 1e-12f, drop};
   emulator::launch({blocks, 1, 1}, 32 * ROW_WARPS, 0, [&] { layer_norm_forward(f); });
-  LayerNormBackward b{z.data(), d_y.data(), statistics.data(), gamma.data(), d_residual.data(), p > 0 ? d_x.data() : nullptr, partial.data(), rows, drop};
+  LayerNormBackward b{z.data(), d_y.data(), statistics.data(), gamma.data(), d_residual.data(), apart ? d_x.data() : nullptr, partial.data(), rows, drop};
   emulator::launch({blocks, 1, 1}, 32 * ROW_WARPS, 12 * HIDDEN, [&] { layer_norm_backward(b); });
   Error forward, kept, to_residual, to_x;
   std::vector<double> sums[3] = {std::vector<double>(HIDDEN), std::vector<double>(HIDDEN), std::vector<double>(HIDDEN)};
@@ -116,7 +139,7 @@ static void test_layer_norm(int rows, double p) {
       forward.add(value(y[i]), normal * gamma[c] + beta[c]);
       kept.add(value(z[i]), row[c]);
       to_residual.add(value(d_residual[i]), d_z[c]);
-      if (p > 0) to_x.add(value(d_x[i]), d_z[c] * expected_factor(drop, i));
+      if (apart) to_x.add(value(d_x[i]), d_z[c] * expected_factor(drop, i));
       sums[0][c] += d[c] * normal, sums[1][c] += d[c], sums[2][c] += d_z[c] * expected_factor(drop, i);
     }
   }
@@ -128,19 +151,21 @@ static void test_layer_norm(int rows, double p) {
   check_sums(what, partial, blocks, sums);
 }
 
-static void test_embedding(int rows, bool with_types) {
-  const int words_count = 11, blocks = 2;
+static void test_embedding(int rows, bool with_types, bool with_positions) {
+  const int words_count = 11, positions_count = 5, blocks = 2;
   const size_t n = (size_t)rows * HIDDEN;
   const Dropout drop = dropout(0.1, 2);
-  Half words = normal_half((size_t)words_count * HIDDEN), types = normal_half(2 * HIDDEN), d_y = normal_half(n), y = unwritten_half(n), d_sum = unwritten_half(n);
+  Half words = normal_half((size_t)words_count * HIDDEN), types = normal_half(2 * HIDDEN), positions = normal_half(positions_count * HIDDEN);
+  Half d_sum = unwritten_half(n);
+  Stream d_y = normal_stream(n), y = unwritten_stream(n);
   Single gamma = normal_single(HIDDEN, 1, 0.2), beta = normal_single(HIDDEN), partial = unwritten_single(3 * HIDDEN * blocks);
   std::vector<float2> statistics(rows);
-  std::vector<int> ids(rows), type_of(rows);
-  for (int r = 0; r < rows; r++) ids[r] = (int)(check::random() % words_count), type_of[r] = with_types && r % 3 == 0;
-  const int* given_types = with_types ? type_of.data() : nullptr;
-  EmbeddingForward f{ids.data(), given_types, words.data(), types.data(), y.data(), statistics.data(), gamma.data(), beta.data(), rows, 1e-12f, drop};
+  std::vector<int> ids(rows), type_of(rows), place_of(rows);
+  for (int r = 0; r < rows; r++) ids[r] = (int)(check::random() % words_count), type_of[r] = with_types && r % 3 == 0, place_of[r] = r % positions_count;
+  const Tables tables{ids.data(), with_types ? type_of.data() : nullptr, with_positions ? place_of.data() : nullptr, words.data(), types.data(), positions.data()};
+  EmbeddingForward f{tables, y.data(), statistics.data(), gamma.data(), beta.data(), rows, 1e-12f, drop};
   emulator::launch({blocks, 1, 1}, 32 * ROW_WARPS, 0, [&] { embedding_forward(f); });
-  EmbeddingBackward b{ids.data(), given_types, words.data(), types.data(), d_y.data(), statistics.data(), gamma.data(), d_sum.data(), partial.data(), rows, drop};
+  EmbeddingBackward b{tables, d_y.data(), statistics.data(), gamma.data(), d_sum.data(), partial.data(), rows, drop};
   emulator::launch({blocks, 1, 1}, 32 * ROW_WARPS, 12 * HIDDEN, [&] { embedding_backward(b); });
   Error forward, backward;
   std::vector<double> sums[3] = {std::vector<double>(HIDDEN), std::vector<double>(HIDDEN), std::vector<double>(HIDDEN)};
@@ -148,6 +173,7 @@ static void test_embedding(int rows, bool with_types) {
     std::vector<double> row(HIDDEN), d(HIDDEN);
     for (int c = 0; c < HIDDEN; c++) {
       row[c] = value(words[(size_t)ids[r] * HIDDEN + c]) + value(types[(size_t)type_of[r] * HIDDEN + c]);
+      if (with_positions) row[c] += value(positions[(size_t)place_of[r] * HIDDEN + c]);
       d[c] = value(d_y[(size_t)r * HIDDEN + c]) * expected_factor(drop, (size_t)r * HIDDEN + c);
     }
     const RowReference reference(row, 1e-12);
@@ -163,6 +189,29 @@ static void test_embedding(int rows, bool with_types) {
   under("embedding forward", forward, 3e-3);
   under("embedding backward", backward, 4e-3);
   check_sums("embedding", partial, blocks, sums);
+}
+
+// Ids of which one reaches over several blocks' borders, and one has no gradient.
+static void test_table_gradient(int rows, int skipped) {
+  const int ids_count = 40;
+  const size_t n = (size_t)rows * HIDDEN;
+  Half d_sum = normal_half(n);
+  std::vector<int> ids(rows), sorted(rows);
+  std::vector<long long> order(rows);
+  for (int r = 0; r < rows; r++) ids[r] = r % 2 ? 7 : (int)(check::random() % ids_count), order[r] = r;
+  std::stable_sort(order.begin(), order.end(), [&](long long a, long long b) { return ids[a] < ids[b]; });
+  for (int r = 0; r < rows; r++) sorted[r] = ids[order[r]];
+  const unsigned blocks = (rows + TABLE_PLACES - 1) / TABLE_PLACES;
+  Single parts = unwritten_single((size_t)blocks * 2 * HIDDEN), gradient((size_t)ids_count * HIDDEN, 0.5f);
+  const TableGradient a{sorted.data(), order.data(), d_sum.data(), parts.data(), gradient.data(), rows, skipped};
+  emulator::launch({blocks, 1, 1}, TABLE_THREADS, 0, [&] { table_gradient(a); });
+  emulator::launch({blocks, 1, 1}, TABLE_THREADS, 0, [&] { table_gradient_over_borders(a); });
+  std::vector<double> expected((size_t)ids_count * HIDDEN);
+  for (int r = 0; r < rows; r++)
+    for (int c = 0; c < HIDDEN && ids[r] != skipped; c++) expected[(size_t)ids[r] * HIDDEN + c] += value(d_sum[(size_t)r * HIDDEN + c]);
+  Error error;
+  for (size_t i = 0; i < expected.size(); i++) error.add(gradient[i] - 0.5, expected[i]);
+  under("table gradient of " + std::to_string(rows) + " rows", error, 1e-6);
 }
 
 static void test_cross_entropy(int columns, int threads, void (*kernel)(CrossEntropy)) {
@@ -193,19 +242,37 @@ static void test_cross_entropy(int columns, int threads, void (*kernel)(CrossEnt
   that(what + ": correct", right);
 }
 
+// Of some columns of a wider matrix, times a number that is the same for all rows.
 static void test_partial_sums() {
-  const int rows = 70, columns = 520, blocks = 2;
-  Half matrix = normal_half((size_t)rows * columns);
+  const int rows = 70, columns = 520, stride = 800, blocks = 2;
+  const float factor = 0.75f;
+  Half matrix = normal_half((size_t)rows * stride);
   Single partial = unwritten_single((size_t)blocks * columns), sums(columns, 1.f);
-  emulator::launch({3, blocks, 1}, 32 * SUM_WARPS, 4 * 256 * SUM_WARPS, [&] { partial_column_sums({matrix.data(), partial.data(), rows, columns}); });
-  emulator::launch({(columns + 31) / 32, 1, 1}, 32 * SUM_WARPS, 4 * 32 * SUM_WARPS, [&] { add_column_sums({partial.data(), {sums.data()}, blocks, 1, columns}); });
+  emulator::launch({3, blocks, 1}, 32 * SUM_WARPS, 4 * 256 * SUM_WARPS, [&] { partial_column_sums({matrix.data() + 240, partial.data(), rows, columns, stride}); });
+  const AddColumnSums add{{{partial.data(), &factor, sums.data(), nullptr, blocks, columns, 0}}, columns};
+  emulator::launch({(columns + 31) / 32, 1, 1}, 32 * SUM_WARPS, 4 * 32 * SUM_WARPS, [&] { add_column_sums(add); });
   Error error;
   for (int c = 0; c < columns; c++) {
     double sum = 1;
-    for (int r = 0; r < rows; r++) sum += value(matrix[(size_t)r * columns + c]);
+    for (int r = 0; r < rows; r++) sum += factor * value(matrix[(size_t)r * stride + 240 + c]);
     error.add(sums[c], sum);
   }
   under("column sums", error, 1e-6);
+}
+
+// A vector times a matrix: rows that each have a weight.
+static void test_weighted_sums() {
+  const int rows = 150, columns = 72;
+  Single matrix = normal_single(rows * columns), weights = normal_single(rows), sums(columns, 2.f);
+  const AddColumnSums add{{{matrix.data(), weights.data(), sums.data(), nullptr, rows, columns, 1}}, columns};
+  emulator::launch({(columns + 31) / 32, 1, 1}, 32 * SUM_WARPS, 4 * 32 * SUM_WARPS, [&] { add_column_sums(add); });
+  Error error;
+  for (int c = 0; c < columns; c++) {
+    double sum = 2;
+    for (int r = 0; r < rows; r++) sum += (double)weights[r] * matrix[r * columns + c];
+    error.add(sums[c], sum);
+  }
+  under("weighted column sums", error, 1e-6);
 }
 
 static void test_adamw() {
@@ -249,13 +316,18 @@ void test_elementwise() {
   test_dropout();
   test_geglu(5, 64, 0.0);
   test_geglu(7, 328, 0.25);
+  test_gelu(8 * 700);
   test_layer_norm(21, 0.1);
   test_layer_norm(3, 0.0);
-  test_embedding(19, true);
-  test_embedding(5, false);
+  test_embedding(19, true, false);
+  test_embedding(5, false, true);
+  test_table_gradient(3 * TABLE_PLACES + 21, 3);
+  test_table_gradient(2 * TABLE_PLACES, 7);
+  test_table_gradient(5, -1);
   test_cross_entropy(520, 512, cross_entropy_32k);
   test_cross_entropy(30528, 512, cross_entropy_32k);
   test_cross_entropy(33000, 1024, cross_entropy_64k);
   test_partial_sums();
+  test_weighted_sums();
   test_adamw();
 }

@@ -3,8 +3,8 @@
 use tch::{Kind, Tensor};
 
 use super::{
-    Arguments, HEAD_SIZE, Kernels, Read, Write, arguments, blocks, empty_like, int, read, rows, unsigned,
-    write,
+    Arguments, Dropout, DropoutArguments, HEAD_SIZE, Kernels, Read, Write, arguments, blocks, empty_like,
+    int, read, rows, unsigned, write,
 };
 use crate::Error;
 use crate::torch::driver::{Kernel, Launch};
@@ -26,6 +26,7 @@ arguments!(AttentionForward {
     heads: i32,
     tokens: i32,
     scale: f32,
+    dropout: DropoutArguments,
 });
 arguments!(AttentionBackward {
     qkv: Read,
@@ -41,7 +42,16 @@ arguments!(AttentionBackward {
     tokens: i32,
     scale: f32,
     longest: i32,
+    dropout: DropoutArguments,
 });
+
+/// The kernels with dropout of the probabilities, or those without.
+#[derive(Debug)]
+pub(super) struct AttentionKernels {
+    pub(super) forward: Kernel,
+    pub(super) backward_short: Kernel,
+    pub(super) backward_long: Kernel,
+}
 
 /// The sequences of a batch, on the card.
 #[derive(Debug)]
@@ -69,6 +79,7 @@ impl Kernels {
         qkv: &Tensor,
         sequences: &Sequences,
         slopes: &Tensor,
+        dropout: Dropout,
     ) -> Result<(Tensor, Tensor), Error> {
         let (tokens, heads) = (rows(qkv), rows(slopes));
         let out = empty_like(qkv, [tokens, heads * HEAD_SIZE], Kind::BFloat16); // [T, H·K]
@@ -82,40 +93,52 @@ impl Kernels {
             heads: int(heads),
             tokens: int(tokens),
             scale: attention_scale(),
+            dropout: dropout.arguments(),
         };
         let grid = [blocks(sequences.longest, FORWARD_QUERIES), unsigned(heads), unsigned(sequences.count)];
         let launch = Launch { grid, threads: 128, shared_memory: FORWARD_SHARED };
         // SAFETY: extents checked above; `starts` ascends to T, and `longest` bounds its differences (TokenBatch).
-        unsafe { self.attention_forward.launch(launch, &arguments)? };
+        unsafe { self.attention_with(dropout).forward.launch(launch, &arguments)? };
         Ok((out, lse))
     }
 
     /// Whether the backward pass of sequences so long fits the card's shared memory.
     pub(crate) fn attention_fits(&self, longest: i64) -> bool {
-        self.backward_shape(longest).is_some()
+        self.backward_shape(&self.attention, longest).is_some()
+    }
+
+    fn attention_with(&self, dropout: Dropout) -> &AttentionKernels {
+        if dropout.is_off() { &self.attention } else { &self.attention_dropout }
     }
 
     /// The kernel, its threads and its shared memory for sequences of up to `longest` tokens.
-    fn backward_shape(&self, longest: i64) -> Option<(&Kernel, u32, u32)> {
+    fn backward_shape<'a>(
+        &self,
+        kernels: &'a AttentionKernels,
+        longest: i64,
+    ) -> Option<(&'a Kernel, u32, u32)> {
         let rows = 8 * unsigned((longest + QUERY_BLOCK - 1) / QUERY_BLOCK * QUERY_BLOCK); // lse and delta of every query
-        let short = (&self.attention_backward_short, 128, SHORT_SHARED + rows);
-        let long = (&self.attention_backward_long, 256, LONG_SHARED + rows);
+        let short = (&kernels.backward_short, 128, SHORT_SHARED + rows);
+        let long = (&kernels.backward_long, 256, LONG_SHARED + rows);
         let order = if longest <= SHORT_KEYS { [short, long] } else { [long, short] };
         order.into_iter().find(|(_, _, shared)| *shared <= self.gpu.shared_memory)
     }
 
     /// # Shape
     /// - `qkv`: `[T, 3·H·K]`; `out`, `d_out`: `[T, H·K]`; `lse`: `[H, T]`, float32
-    /// - results: the gradient of `qkv`, and that of the queries' part of its bias `[H·K]`, float32
+    /// - results: the gradient of `qkv`, and its queries' part summed over the tokens of each sequence, `[B, H·K]`, float32
     pub(crate) fn attention_backward(
         &self,
         [qkv, out, lse, d_out]: [&Tensor; 4],
         sequences: &Sequences,
         slopes: &Tensor,
+        dropout: Dropout,
     ) -> Result<(Tensor, Tensor), Error> {
         let (tokens, heads) = (rows(qkv), rows(slopes));
         let width = heads * HEAD_SIZE;
-        let Some((kernel, threads, shared_memory)) = self.backward_shape(sequences.longest) else {
+        let Some((kernel, threads, shared_memory)) =
+            self.backward_shape(self.attention_with(dropout), sequences.longest)
+        else {
             let reason =
                 format!("sequences of {} tokens do not fit this card's shared memory", sequences.longest);
             return Err(Error::Fused { reason });
@@ -123,8 +146,7 @@ impl Kernels {
         let d_qkv = empty_like(qkv, [tokens, 3 * width], Kind::BFloat16); // [T, 3·H·K]
         let one_block = sequences.longest <= SHORT_KEYS;
         let sums = empty_like(qkv, [if one_block { 0 } else { tokens }, width], Kind::Float); // [T, H·K]
-        // Empty sequences write nothing.
-        let bias = Tensor::zeros([sequences.count, width], (Kind::Float, qkv.device())); // [B, H·K]
+        let query_sums = empty_like(qkv, [sequences.count, width], Kind::Float); // [B, H·K]
         let arguments = AttentionBackward {
             qkv: read(qkv, Kind::BFloat16, tokens * 3 * width),
             out: read(out, Kind::BFloat16, tokens * width),
@@ -132,18 +154,19 @@ impl Kernels {
             lse: read(lse, Kind::Float, heads * tokens),
             d_qkv: write(&d_qkv, Kind::BFloat16, tokens * 3 * width),
             d_query_sums: write(&sums, Kind::Float, rows(&sums) * width),
-            d_query_bias: write(&bias, Kind::Float, sequences.count * width),
+            d_query_bias: write(&query_sums, Kind::Float, sequences.count * width),
             cu: read(&sequences.starts, Kind::Int, sequences.count + 1),
             slopes: read(slopes, Kind::Float, heads),
             heads: int(heads),
             tokens: int(tokens),
             scale: attention_scale(),
             longest: int((sequences.longest + QUERY_BLOCK - 1) / QUERY_BLOCK * QUERY_BLOCK),
+            dropout: dropout.arguments(),
         };
         let launch = Launch { grid: [unsigned(heads), unsigned(sequences.count), 1], threads, shared_memory };
         // SAFETY: as in the forward pass.
         unsafe { kernel.launch(launch, &arguments)? };
-        Ok((d_qkv, bias.sum_dim_intlist(0, false, None)))
+        Ok((d_qkv, query_sums))
     }
 }
 

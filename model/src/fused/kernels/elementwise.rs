@@ -1,6 +1,4 @@
-//! `geglu.cu`, `cross_entropy.cu`, `column_sums.cu` and `adamw.cu`.
-
-use std::ptr::null_mut;
+//! `geglu.cu`, `gelu.cu`, `cross_entropy.cu` and `adamw.cu`.
 
 use tch::{Kind, Tensor};
 
@@ -11,12 +9,6 @@ use super::{
 use crate::Error;
 use crate::torch::driver::Launch;
 
-// Shapes of blocks, as `column_sums.cu` has them.
-const SUM_THREADS: u32 = 512;
-const SUM_COLUMNS: u32 = 256;
-/// Blocks that share the rows of a matrix whose columns are summed.
-const SUM_BLOCKS: u32 = 8;
-
 arguments!(GegluForward { h: Read, y: Write, rows: i32, width: i32, dropout: DropoutArguments });
 arguments!(GegluBackward {
     h: Read,
@@ -26,8 +18,8 @@ arguments!(GegluBackward {
     width: i32,
     dropout: DropoutArguments
 });
-arguments!(AddColumnSums { matrix: Read, to: [Write; 3], rows: i32, parts: i32, columns: i32 });
-arguments!(PartialColumnSums { matrix: Read, partial: Write, rows: i32, columns: i32 });
+arguments!(GeluForward { x: Read, y: Write, elements: i64 });
+arguments!(GeluBackward { x: Read, d_y: Read, d_x: Write, elements: i64 });
 arguments!(CrossEntropy {
     logits: Write,
     labels: Read,
@@ -73,7 +65,7 @@ impl Kernels {
             dropout: dropout.arguments(),
         };
         // SAFETY: extents checked above.
-        unsafe { self.geglu_forward.launch(self.geglu_launch(count * width), &arguments)? };
+        unsafe { self.geglu_forward.launch(self.elementwise_launch(count * width), &arguments)? };
         Ok(y)
     }
 
@@ -92,54 +84,44 @@ impl Kernels {
             dropout: dropout.arguments(),
         };
         // SAFETY: extents checked above; the kernel may work in place.
-        unsafe { self.geglu_backward.launch(self.geglu_launch(count * width), &arguments) }
+        unsafe { self.geglu_backward.launch(self.elementwise_launch(count * width), &arguments) }
     }
 
-    fn geglu_launch(&self, elements: i64) -> Launch {
-        let grid = [blocks(elements, 8 * 256).min(8 * self.gpu.multiprocessors), 1, 1];
-        Launch { grid, threads: 256, shared_memory: 0 }
-    }
-
-    /// Adds `matrix`, `[any, parts·C]`, summed over its rows, to the `parts` vectors `to`, `[C]`. All float32.
-    pub(super) fn add_column_sums(&self, matrix: &Tensor, to: &[&Tensor]) -> Result<(), Error> {
-        let parts = to.len() as i64;
-        let (count, width) = (rows(matrix), columns(matrix) / parts);
-        let mut pointers = [null_mut(); 3];
-        for (pointer, vector) in pointers.iter_mut().zip(to) {
-            *pointer = write(vector, Kind::Float, width);
-        }
-        let arguments = AddColumnSums {
-            matrix: read(matrix, Kind::Float, count * parts * width),
-            to: pointers,
-            rows: int(count),
-            parts: int(parts),
-            columns: int(width),
+    /// # Shape
+    /// - `x` and result: `[R, I]`
+    pub(crate) fn gelu_forward(&self, x: &Tensor) -> Result<Tensor, Error> {
+        let elements = rows(x) * columns(x);
+        let y = empty_like(x, [rows(x), columns(x)], Kind::BFloat16); // [R, I]
+        let arguments = GeluForward {
+            x: read(x, Kind::BFloat16, elements),
+            y: write(&y, Kind::BFloat16, elements),
+            elements,
         };
-        let grid = [blocks(width, 32), unsigned(parts), 1];
-        let launch = Launch { grid, threads: SUM_THREADS, shared_memory: 4 * SUM_THREADS };
         // SAFETY: extents checked above.
-        unsafe { self.add_column_sums.launch(launch, &arguments) }
+        unsafe { self.gelu_forward.launch(self.elementwise_launch(elements), &arguments)? };
+        Ok(y)
     }
 
-    /// The sums of the columns of a bf16 matrix.
+    /// Replaces `d_y` by the gradient of `x`.
     ///
     /// # Shape
-    /// - `matrix`: `[any, C]`; result: `[C]`, float32
-    pub(crate) fn column_sums(&self, matrix: &Tensor) -> Result<Tensor, Error> {
-        let (count, width) = (rows(matrix), columns(matrix));
-        let partial = empty_like(matrix, [i64::from(SUM_BLOCKS), width], Kind::Float); // [SUM_BLOCKS, C]
-        let arguments = PartialColumnSums {
-            matrix: read(matrix, Kind::BFloat16, count * width),
-            partial: write(&partial, Kind::Float, i64::from(SUM_BLOCKS) * width),
-            rows: int(count),
-            columns: int(width),
+    /// - `x` and `d_y`: `[R, I]`
+    pub(crate) fn gelu_backward(&self, x: &Tensor, d_y: &Tensor) -> Result<(), Error> {
+        let elements = rows(x) * columns(x);
+        let arguments = GeluBackward {
+            x: read(x, Kind::BFloat16, elements),
+            d_y: read(d_y, Kind::BFloat16, elements),
+            d_x: write(d_y, Kind::BFloat16, elements),
+            elements,
         };
-        let grid = [blocks(width, i64::from(SUM_COLUMNS)), SUM_BLOCKS, 1];
-        let launch =
-            Launch { grid, threads: SUM_THREADS, shared_memory: 4 * (SUM_THREADS / 32) * SUM_COLUMNS };
-        // SAFETY: extents checked above.
-        unsafe { self.partial_column_sums.launch(launch, &arguments)? };
-        Ok(partial.sum_dim_intlist(0, false, None))
+        // SAFETY: extents checked above; the kernel may work in place.
+        unsafe { self.gelu_backward.launch(self.elementwise_launch(elements), &arguments) }
+    }
+
+    /// A thread takes eight elements at a time.
+    fn elementwise_launch(&self, elements: i64) -> Launch {
+        let grid = [blocks(elements, 8 * 256).min(8 * self.gpu.multiprocessors), 1, 1];
+        Launch { grid, threads: 256, shared_memory: 0 }
     }
 
     /// Loss of each row, and whether its label has the largest logit. With `gradient`, the logits become the gradient of the

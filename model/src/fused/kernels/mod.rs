@@ -9,6 +9,7 @@
 mod attention;
 mod elementwise;
 mod rows;
+mod sums;
 
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -18,6 +19,9 @@ use tch::{Device, Kind, Tensor};
 pub(crate) use attention::Sequences;
 pub(crate) use elementwise::Update;
 pub(crate) use rows::Tables;
+pub(crate) use sums::ColumnSum;
+
+use attention::AttentionKernels;
 
 use crate::Error;
 use crate::torch::driver::{Arguments, Gpu, Kernel, Module};
@@ -51,6 +55,11 @@ struct DropoutArguments {
 }
 
 impl Dropout {
+    /// Whether nothing is dropped.
+    pub(crate) fn is_off(self) -> bool {
+        self.arguments().threshold == 0
+    }
+
     fn arguments(self) -> DropoutArguments {
         // The kernels compare 16 random bits: the probability is rounded to 1/65536, and the scale is that of the rounded one.
         let threshold = (self.probability * 65_536.0).round().min(65_535.0);
@@ -84,15 +93,20 @@ type Write = *mut c_void;
 pub(crate) struct Kernels {
     gpu: Arc<Gpu>,
     hidden: i64,
-    attention_forward: Kernel,
-    attention_backward_short: Kernel,
-    attention_backward_long: Kernel,
+    /// Type of the residual stream: bf16 or float32.
+    stream: Kind,
+    attention: AttentionKernels,
+    attention_dropout: AttentionKernels,
     geglu_forward: Kernel,
     geglu_backward: Kernel,
+    gelu_forward: Kernel,
+    gelu_backward: Kernel,
     layer_norm_forward: Kernel,
     layer_norm_backward: Kernel,
     embedding_forward: Kernel,
     embedding_backward: Kernel,
+    table_gradient: Kernel,
+    table_gradient_over_borders: Kernel,
     add_column_sums: Kernel,
     partial_column_sums: Kernel,
     cross_entropy_32k: Kernel,
@@ -101,36 +115,55 @@ pub(crate) struct Kernels {
 }
 
 impl Kernels {
-    /// Compiles, or finds compiled, and loads the kernels for rows of `hidden` columns on GPU `device`.
+    /// Compiles, or finds compiled, and loads the kernels for rows of `hidden` columns on GPU `device`; `stream`, bf16 or
+    /// float32, is the type of the residual stream.
     ///
     /// # Errors
     /// [`Error::Library`] without the driver or NVRTC, [`Error::Kernel`] and [`Error::Cuda`].
-    pub(crate) fn load(device: usize, hidden: i64) -> Result<Arc<Kernels>, Error> {
+    pub(crate) fn load(device: usize, hidden: i64, stream: Kind) -> Result<Arc<Kernels>, Error> {
         let gpu = Gpu::open(device)?;
         let compiler = Compiler::open()?;
         let cache = cache_folder();
-        let options = [format!("-DHIDDEN={hidden}")];
+        let mut options = vec![format!("-DHIDDEN={hidden}")];
+        if stream == Kind::Float {
+            options.push("-DFLOAT_STREAM".to_owned());
+        }
         let module = |file| {
             let code = compiler.machine_code(file, &options, gpu.capability, cache.as_deref())?;
             Module::load(&gpu, &code)
         };
+        let attention_forward = module("attention_forward.cu")?;
         let attention_backward = module("attention_backward.cu")?;
         let geglu = module("geglu.cu")?;
+        let gelu = module("gelu.cu")?;
         let layer_norm = module("layer_norm.cu")?;
         let embedding = module("embedding.cu")?;
+        let table_gradient = module("table_gradient.cu")?;
         let sums = module("column_sums.cu")?;
         let cross_entropy = module("cross_entropy.cu")?;
         Ok(Arc::new(Kernels {
             hidden,
-            attention_forward: module("attention_forward.cu")?.kernel("attention_forward")?,
-            attention_backward_short: attention_backward.kernel("attention_backward_short")?,
-            attention_backward_long: attention_backward.kernel("attention_backward_long")?,
+            stream,
+            attention: AttentionKernels {
+                forward: attention_forward.kernel("attention_forward")?,
+                backward_short: attention_backward.kernel("attention_backward_short")?,
+                backward_long: attention_backward.kernel("attention_backward_long")?,
+            },
+            attention_dropout: AttentionKernels {
+                forward: attention_forward.kernel("attention_forward_dropout")?,
+                backward_short: attention_backward.kernel("attention_backward_short_dropout")?,
+                backward_long: attention_backward.kernel("attention_backward_long_dropout")?,
+            },
             geglu_forward: geglu.kernel("geglu_forward")?,
             geglu_backward: geglu.kernel("geglu_backward")?,
+            gelu_forward: gelu.kernel("gelu_forward")?,
+            gelu_backward: gelu.kernel("gelu_backward")?,
             layer_norm_forward: layer_norm.kernel("layer_norm_forward")?,
             layer_norm_backward: layer_norm.kernel("layer_norm_backward")?,
             embedding_forward: embedding.kernel("embedding_forward")?,
             embedding_backward: embedding.kernel("embedding_backward")?,
+            table_gradient: table_gradient.kernel("table_gradient")?,
+            table_gradient_over_borders: table_gradient.kernel("table_gradient_over_borders")?,
             add_column_sums: sums.kernel("add_column_sums")?,
             partial_column_sums: sums.kernel("partial_column_sums")?,
             cross_entropy_32k: cross_entropy.kernel("cross_entropy_32k")?,
