@@ -262,7 +262,7 @@ fn count(dir: &Path, manifest: &Manifest, each_shard: impl Fn(&str) + Sync) -> R
         }
     };
     let workers = thread::available_parallelism().map_or(1, |count| count.get()).min(manifest.shards.len());
-    thread::scope(|scope| (0..workers).for_each(|_| drop(scope.spawn(&work))));
+    thread::scope(|scope| (0..workers).for_each(|_| drop(scope.spawn(work))));
     all.into_inner().expect("nobody panicked with the lock held")
 }
 

@@ -211,7 +211,7 @@ fn a_merge_killed_at_any_moment_is_finished_by_the_next() {
         // From the moment when the first file has been moved.
         let moved = |out: &PathBuf| fs::read_dir(out).unwrap().count() > 3;
         while child.try_wait().unwrap().is_none() && !moved(&corpus.path(&out)) {}
-        std::thread::sleep(Duration::from_micros(noise() % 4000));
+        std::thread::sleep(Duration::from_micros(noise() % (1 + 400 * attempt)));
         let _ = child.kill();
         child.wait().unwrap();
         interrupted +=
