@@ -38,7 +38,7 @@ pub struct Estimate {
     pub documents: u64,
     /// Tokens.
     pub tokens: u64,
-    /// Bytes of all shards and tables.
+    /// Bytes of all shards and tables, and the tokenizer's copy.
     pub output_bytes: u64,
     /// Time it takes, all workers together, if nothing else uses the machine.
     pub seconds: f64,
@@ -143,13 +143,14 @@ impl Sample {
         let table = documents * TABLE_ROW_BYTES + whole(self.url_bytes as f64) * TABLE_URL_SHARE;
         let tokens = whole(self.tokens as f64);
         let shards = tokens * f64::from(job.tokenizer.token_bytes()) + documents * OFFSET_BYTES;
+        let tokenizer = job.tokenizer.bytes().len() as f64;
         Some(Estimate {
             files: files.len() as u64,
             input_bytes,
-            text_bytes: text_bytes as u64,
-            documents: documents as u64,
-            tokens: tokens as u64,
-            output_bytes: (shards + table) as u64,
+            text_bytes: text_bytes.round() as u64,
+            documents: documents.round() as u64,
+            tokens: tokens.round() as u64,
+            output_bytes: (shards + table + tokenizer).round() as u64,
             seconds: text_bytes * seconds_a_byte * WRITING * longest_share,
             sampled_text_bytes: self.text_bytes,
         })

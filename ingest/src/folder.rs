@@ -177,7 +177,7 @@ pub(crate) fn lock(dir: &Path) -> Result<File, Error> {
 }
 
 /// Removes what a killed process was writing.
-fn remove_temporaries(dir: &Path) -> Result<(), Error> {
+pub(crate) fn remove_temporaries(dir: &Path) -> Result<(), Error> {
     let entries = fs::read_dir(dir).map_err(Error::io("read the folder", dir))?;
     for entry in entries {
         let entry = entry.map_err(Error::io("read the folder", dir))?;

@@ -33,6 +33,7 @@
 pub mod docs;
 pub mod identity;
 pub mod source;
+pub mod statistics;
 pub mod tokenizer;
 pub mod wordpiece;
 
@@ -59,6 +60,7 @@ pub use merge::{Merged, merge};
 pub use pipeline::{Job, Outcome, Progress, run};
 pub use source::Inputs;
 pub use space::Space;
+pub use statistics::Statistics;
 pub use task::Task;
 pub use tokenizer::TokenizerFile;
 pub use verify::{Damage, verify};

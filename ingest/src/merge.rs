@@ -43,6 +43,7 @@ pub fn merge(given: &[PathBuf], out: &Path) -> Result<Merged, Error> {
     let mut folders = find(given)?;
     fs::create_dir_all(out).map_err(Error::io("create the folder", out))?;
     let _lock = folder::lock(out)?;
+    folder::remove_temporaries(out)?;
     let earlier = match Manifest::read(out) {
         Ok(manifest) => Some(manifest),
         Err(loader::Error::NoManifest { .. }) => None,

@@ -95,6 +95,11 @@ impl TokenizerFile {
             .map_err(|reason| Error::NoFastEncoder { name: self.name.clone(), reason: reason.to_string() })
     }
 
+    /// A token as the tokenizer writes it, such as `##ing`.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.tokenizer.id_to_token(id)
+    }
+
     /// The text of token ids, as far as it can be told: an uncased vocabulary has lost the case.
     ///
     /// # Errors

@@ -15,8 +15,7 @@ use loader::shard::MANIFEST_FILE;
 
 use super::meter::Meter;
 use super::summary::Summary;
-use super::task::{self, TaskArgument};
-use super::{estimate, format, print};
+use super::{estimate, format, print, task};
 
 /// How many skipped lines are printed; the manifest lists all.
 const SKIPPED_SHOWN: usize = 10;
@@ -58,7 +57,7 @@ pub(crate) struct Arguments {
     /// Ingest only share I (counted from 0) of N, into a folder of its own in DIR, to be joined by `ingest merge DIR`;
     /// without it, what SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX say; `none` ingests everything all the same
     #[arg(long, value_name = "I/N")]
-    task: Option<TaskArgument>,
+    task: Option<String>,
     /// Only print what the ingest is expected to come to, from a sample of the inputs
     #[arg(long)]
     dry_run: bool,
@@ -143,7 +142,7 @@ fn job(arguments: &Arguments) -> Result<Job> {
         None => std::thread::available_parallelism()
             .context("cannot tell how many processors there are; say --workers N")?,
     };
-    let task = task::choose(arguments.task, |name| std::env::var(name).ok())?;
+    let task = task::choose(arguments.task.as_deref(), |name| std::env::var(name).ok())?;
     if let Some((task, from)) = task {
         eprintln!("task {} of {} (counted from 0), from {from}", task.index(), task.count());
     }

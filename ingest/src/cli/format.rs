@@ -34,6 +34,18 @@ pub(crate) fn bytes(bytes: u64) -> String {
     format!("{value:.1} PB")
 }
 
+/// A share in per cent, to three digits as far as they matter.
+pub(crate) fn share(share: f64) -> String {
+    let percent = share * 100.0;
+    let digits = match percent {
+        10.0.. => 1,
+        1.0..10.0 => 2,
+        0.001..1.0 => 3,
+        _ => 0,
+    };
+    if percent > 0.0 && percent < 0.001 { "< 0.001 %".to_owned() } else { format!("{percent:.digits$} %") }
+}
+
 /// A time in its two largest units.
 pub(crate) fn duration(seconds: f64) -> String {
     let whole = seconds.round() as u64;
@@ -88,6 +100,10 @@ mod tests {
         assert_eq!(
             [0.04, 59.6, 61.0, 7260.0, 90_000.0].map(duration),
             ["0.0 s", "1 min 00 s", "1 min 01 s", "2 h 01 min", "1 d 01 h"]
+        );
+        assert_eq!(
+            [1.0, 0.2346, 0.01234, 0.00012, 0.0, 1e-7].map(share),
+            ["100.0 %", "23.5 %", "1.23 %", "0.012 %", "0 %", "< 0.001 %"]
         );
         assert_eq!(bytes(999_600), "1.0 MB");
         assert_eq!(bytes(2_000_000_000_000_000), "2.0 PB");

@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 use loader::shard::Manifest;
 
-use super::{format, print};
+use super::{format, print, statistics};
 
 /// Shards, inputs and skipped lines that are listed; `--json` has all.
 const LISTED: usize = 20;
@@ -21,7 +21,13 @@ pub(crate) struct Arguments {
     /// Show document N (counted from 0, shard by shard, the held-out ones last in each): its text and where it came from
     #[arg(long, value_name = "N")]
     doc: Option<u64>,
-    /// Print JSON: the whole manifest, or the document with its ids
+    /// Read every token and show statistics: lengths of documents, what sequence lengths make of them, tokens
+    #[arg(long, conflicts_with = "doc")]
+    stats: bool,
+    /// Write the statistics as a page with plots that needs nothing but itself
+    #[arg(long, value_name = "FILE", conflicts_with = "doc")]
+    html: Option<PathBuf>,
+    /// Print JSON: the whole manifest, the document with its ids, or with --stats the statistics
     #[arg(long)]
     json: bool,
 }
@@ -29,6 +35,10 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     match arguments.doc {
         Some(document) => show_document(arguments, document)?,
+        None if arguments.stats || arguments.html.is_some() => {
+            let json = arguments.json && arguments.stats;
+            statistics::run(&arguments.dir, json, arguments.html.as_deref())?;
+        }
         None => show_manifest(arguments)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -181,7 +181,7 @@ mod tests {
             let part = if second < 50 { second } else { 100 * second };
             window.push(look(part, second as f64));
         }
-        assert!(window.line(1_000_000_000).contains("12.0 MB/s"), "{}", window.line(1_000_000_000));
+        assert!(window.line(1_000_000_000).contains("24.0 MB/s"), "{}", window.line(1_000_000_000));
         window.push(look(9_900, 100.0));
         assert!(window.0.len() < 40, "{} looks are kept", window.0.len());
     }

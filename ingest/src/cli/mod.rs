@@ -8,6 +8,7 @@ pub(crate) mod verify;
 mod estimate;
 mod format;
 mod meter;
+mod statistics;
 mod summary;
 mod task;
 

@@ -1,36 +1,20 @@
 //! `--task`, and what a cluster's variables say instead of it.
 
-use std::str::FromStr;
-
 use anyhow::{Context, Result, bail};
 use ingest::Task;
 
-/// The value of `--task`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum TaskArgument {
-    /// Everything, whatever the variables say.
-    None,
-    /// This share.
-    Share(Task),
-}
-
-impl FromStr for TaskArgument {
-    type Err = ingest::Error;
-
-    fn from_str(text: &str) -> Result<Self, ingest::Error> {
-        if text == "none" { Ok(Self::None) } else { text.parse().map(Self::Share) }
-    }
-}
+/// The value of `--task` that ingests everything, whatever the variables say.
+const NONE: &str = "none";
 
 /// Which share to ingest, and what says so; nothing for all. The command line goes before the variables, which `variable`
 /// looks up.
 pub(crate) fn choose(
-    argument: Option<TaskArgument>,
+    argument: Option<&str>,
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<Option<(Task, &'static str)>> {
     match argument {
-        Some(TaskArgument::None) => return Ok(None),
-        Some(TaskArgument::Share(task)) => return Ok(Some((task, "--task"))),
+        Some(NONE) => return Ok(None),
+        Some(share) => return Ok(Some((share.parse()?, "--task"))),
         None => {}
     }
     let number = |name: &str| -> Result<Option<u32>> {
@@ -81,7 +65,6 @@ mod tests {
     use super::*;
 
     fn chosen(argument: Option<&str>, variables: &[(&str, &str)]) -> Result<String, String> {
-        let argument = argument.map(|text| text.parse().unwrap());
         let variable = |name: &str| {
             variables.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned())
         };

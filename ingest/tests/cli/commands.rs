@@ -201,3 +201,31 @@ fn help_says_what_each_option_does() {
         assert!(help.contains(piece), "{piece} is not in:\n{help}");
     }
 }
+
+#[test]
+fn a_dry_run_tells_what_to_expect_and_writes_nothing() {
+    let corpus = Corpus::of(4, 200);
+    let json = corpus.path("estimate.json");
+    let said = succeed(corpus.ingest("out", &["--dry-run", "--json"]).arg(&json));
+    for piece in ["to read", "4 files", "tokens", "free", "of text a second"] {
+        assert!(said.contains(piece), "{piece} is not in:\n{said}");
+    }
+    assert!(!corpus.path("out").exists());
+    // So small a corpus is sampled as a whole, so the counts are exact.
+    let estimate: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let manifest = manifest(&corpus.shards("out", &[]));
+    for key in ["documents", "tokens", "text_bytes"] {
+        assert_eq!(estimate[key], manifest[key], "{key}");
+    }
+    let written: usize = content(&corpus.path("out")).values().map(Vec::len).sum();
+    let expected = estimate["output_bytes"].as_f64().unwrap();
+    assert!(
+        (0.9..1.2).contains(&(expected / written as f64)),
+        "{expected} bytes expected, {written} written"
+    );
+    // A share is estimated as such.
+    succeed(corpus.ingest("other", &["--dry-run", "--task", "1/4", "--json"]).arg(&json));
+    let share: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    assert_eq!(share["files"], 1);
+    assert!(share["tokens"].as_u64() < estimate["tokens"].as_u64());
+}

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use assert_cmd::cargo::cargo_bin;
 use flate2::{Compression, write::GzEncoder};
@@ -128,4 +129,11 @@ pub(crate) fn assert_same_content(a: &Path, b: &Path) {
 
 pub(crate) fn manifest(dir: &Path) -> Value {
     serde_json::from_slice(&fs::read(dir.join("manifest.json")).unwrap()).unwrap()
+}
+
+/// A number that is another in every run: for moments to kill at, never for what is expected.
+pub(crate) fn noise() -> u64 {
+    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos();
+    // The low digits of a clock are not spread evenly on every machine.
+    u64::from(nanos).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
 }

@@ -1,6 +1,10 @@
 //! The program as a user starts it.
 
 mod bad_input; // every broken input gives one clear sentence
-mod bytes; // the same bytes, however the work is cut, killed and resumed
+mod bytes; // the same bytes, however the work is cut and resumed
+mod cluster; // the examples for Slurm and Kubernetes
 mod commands; // what the commands print and where they refuse
+mod crashes; // killed, out of disk, inputs that change: nothing is lost
 mod fixtures; // corpora made on the spot
+mod statistics; // what inspect --stats counts and draws
+mod tasks; // shares of an ingest, and their merge

@@ -139,7 +139,7 @@ pub struct Ingest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InputFile {
-    /// Its path as it was given.
+    /// Its path, relative to the deepest folder that all inputs share.
     pub path: String,
     /// Its size in bytes.
     pub bytes: u64,
