@@ -31,6 +31,7 @@
 
 pub mod docs;
 pub mod identity;
+pub mod profile;
 pub mod source;
 pub mod tokenizer;
 pub mod wordpiece;

@@ -53,6 +53,9 @@ pub(crate) struct Arguments {
     /// Leave out up to N lines that cannot be used, counted over all inputs, and list them in the manifest
     #[arg(long, value_name = "N", default_value_t = 0)]
     skip_bad_lines: u64,
+    /// Also measure where the workers' time goes: read, unpack, parse, encode (normalising included), write
+    #[arg(long)]
+    profile: bool,
     /// Also write the summary as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -82,7 +85,7 @@ impl From<EncoderArgument> for EncoderChoice {
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let job = job(arguments)?;
     announce(&job)?;
-    let progress = Arc::new(Progress::default());
+    let progress = Arc::new(if arguments.profile { Progress::profiling() } else { Progress::default() });
     let started = Instant::now();
     let meter = Meter::start(progress.clone(), job.inputs.bytes());
     let outcome = ingest::run(&job, &progress);
@@ -96,6 +99,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         ))?;
     } else {
         print(summary.table())?;
+        if let Some(table) = summary.profile_table() {
+            print(table)?;
+        }
         print_skipped(&outcome.manifest)?;
         print(format_args!("{} is finished", job.out.display()))?;
     }

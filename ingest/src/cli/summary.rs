@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use comfy_table::Table;
+use ingest::profile::{Stage, Stages};
 use ingest::{Outcome, Progress};
 use serde::Serialize;
 
@@ -25,10 +26,36 @@ pub(crate) struct Summary {
     found_parts: u64,
     /// Of this run.
     seconds: f64,
+    #[serde(skip)]
+    text_bytes_of_run: u64,
     /// Of this run: 10^6 bytes of text a second.
     mb_per_s: f64,
     /// Of this run.
     tokens_per_s: f64,
+    /// Where the workers' time went, if that was measured.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    profile: Vec<StageTime>,
+}
+
+/// Time of all workers together in one stage.
+#[derive(Debug, Serialize)]
+struct StageTime {
+    stage: &'static str,
+    seconds: f64,
+    /// Of the time of all stages.
+    share: f64,
+}
+
+impl StageTime {
+    fn of(stages: &Stages) -> Vec<Self> {
+        let times = stages.times();
+        let all = times.iter().map(|(_, time)| time.as_secs_f64()).sum::<f64>().max(1e-9);
+        let row = |(stage, time): &(Stage, Duration)| {
+            let seconds = time.as_secs_f64();
+            Self { stage: stage.name(), seconds, share: seconds / all }
+        };
+        times.iter().map(row).collect()
+    }
 }
 
 impl Summary {
@@ -47,9 +74,21 @@ impl Summary {
             empty_documents: inputs.iter().map(|input| input.empty_documents).sum(),
             found_parts: outcome.found_parts as u64,
             seconds,
+            text_bytes_of_run: progress.text_bytes.load(Ordering::Relaxed),
             mb_per_s: progress.text_bytes.load(Ordering::Relaxed) as f64 / 1e6 / seconds,
             tokens_per_s: progress.tokens.load(Ordering::Relaxed) as f64 / seconds,
+            profile: StageTime::of(&progress.stages),
         }
+    }
+
+    /// The stages with their shares; nothing if they were not measured.
+    pub(crate) fn profile_table(&self) -> Option<Table> {
+        let rows = self.profile.iter().map(|row| {
+            let speed = self.text_bytes_of_run as f64 / 1e6 / row.seconds.max(1e-9);
+            let cell = format!("{:4.1} %  {:8.2} s  {:8.0} MB/s of text alone", row.share * 100.0, row.seconds, speed);
+            (row.stage, cell)
+        });
+        (!self.profile.is_empty()).then(|| format::pairs(rows.collect::<Vec<_>>()))
     }
 
     pub(crate) fn table(&self) -> Table {

@@ -10,10 +10,12 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
+pub use gzip::Gzip;
 pub use inputs::{Input, Inputs};
+pub use row::parse as parse_line;
 
 use crate::error::Error;
-use gzip::{Counted, Gzip};
+use gzip::Counted;
 use jsonl::JsonLines;
 
 /// Bytes of a file read at once.
