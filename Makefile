@@ -5,10 +5,10 @@ CARGO ?= cargo
 C4 ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench-ingest build libtorch check-tools lint fmt clean-demo
+.PHONY: help demo test bench-ingest bench-encoder bench-ingest-parts build libtorch check-tools lint fmt clean-demo
 
 help: ## this list
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: build ## documentation of the locked crates -> shards -> a trained tiny MosaicBERT -> demo/report.html (C4="FILE..." takes your own text)
 	@CARGO="$(CARGO)" sh tests/demo/demo.sh $(C4)
@@ -46,3 +46,11 @@ clean-demo: ## remove what the demo wrote
 bench-ingest: build ## ingest beside the pipelines people use, on the demo corpus or C4="FILE..."
 	@tests/bench/setup.sh
 	@.python/bench/bin/python tests/bench/ingest.py $(if $(C4),$(C4),demo/crate-docs/corpus)
+
+bench-encoder: build ## the WordPiece encoder alone beside nanotoken's, on C4="FILE..."
+	@tests/bench/setup.sh
+	@.python/bench/bin/python tests/bench/encoder.py $(if $(C4),$(C4),demo/crate-docs/corpus)
+
+bench-ingest-parts: ## unpack, parse, encode, write by themselves: time, and instructions if valgrind is there
+	$(CARGO) bench --locked -p ingest --bench parts --bench encode
+	@CARGO="$(CARGO)" tests/bench/instructions.sh

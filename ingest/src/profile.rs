@@ -5,6 +5,7 @@
 //! [`Progress::profiling`](crate::Progress::profiling) nothing is read.
 
 use std::cell::Cell;
+use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -58,7 +59,8 @@ impl Stages {
 
     /// The stages with their time, in the order of the pipeline; nothing if the run did not measure them.
     pub fn times(&self) -> Vec<(Stage, Duration)> {
-        let time = |stage: Stage| Duration::from_nanos(self.nanoseconds[stage as usize].load(Ordering::Relaxed));
+        let time =
+            |stage: Stage| Duration::from_nanos(self.nanoseconds[stage as usize].load(Ordering::Relaxed));
         Stage::ALL.into_iter().filter(|_| self.measured).map(|stage| (stage, time(stage))).collect()
     }
 }
@@ -96,6 +98,15 @@ pub(crate) fn within<T>(stage: Stage, work: impl FnOnce() -> T) -> T {
     let result = work();
     before.map(turn);
     result
+}
+
+/// A reader whose reading is [`Stage::Read`].
+pub(crate) struct Timed<R>(pub(crate) R);
+
+impl<R: Read> Read for Timed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        within(Stage::Read, || self.0.read(buffer))
+    }
 }
 
 /// Measures what this thread does in `work`, if the run is to be measured.

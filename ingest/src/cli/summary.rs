@@ -26,8 +26,6 @@ pub(crate) struct Summary {
     found_parts: u64,
     /// Of this run.
     seconds: f64,
-    #[serde(skip)]
-    text_bytes_of_run: u64,
     /// Of this run: 10^6 bytes of text a second.
     mb_per_s: f64,
     /// Of this run.
@@ -74,7 +72,6 @@ impl Summary {
             empty_documents: inputs.iter().map(|input| input.empty_documents).sum(),
             found_parts: outcome.found_parts as u64,
             seconds,
-            text_bytes_of_run: progress.text_bytes.load(Ordering::Relaxed),
             mb_per_s: progress.text_bytes.load(Ordering::Relaxed) as f64 / 1e6 / seconds,
             tokens_per_s: progress.tokens.load(Ordering::Relaxed) as f64 / seconds,
             profile: StageTime::of(&progress.stages),
@@ -84,9 +81,7 @@ impl Summary {
     /// The stages with their shares; nothing if they were not measured.
     pub(crate) fn profile_table(&self) -> Option<Table> {
         let rows = self.profile.iter().map(|row| {
-            let speed = self.text_bytes_of_run as f64 / 1e6 / row.seconds.max(1e-9);
-            let cell = format!("{:4.1} %  {:8.2} s  {:8.0} MB/s of text alone", row.share * 100.0, row.seconds, speed);
-            (row.stage, cell)
+            (row.stage, format!("{:5.1} % of the workers' time, {:.2} s", row.share * 100.0, row.seconds))
         });
         (!self.profile.is_empty()).then(|| format::pairs(rows.collect::<Vec<_>>()))
     }

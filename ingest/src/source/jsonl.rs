@@ -150,8 +150,12 @@ impl<R: Unpacked> Source for JsonLines<R> {
         };
         let (offset, row) = (self.reader.position(), self.rows - 1);
         let Self { reader, path, text_field, line: gathered, lent, text, rows, unpacked } = self;
-        let bytes = bytes_of(line, reader, *lent, gathered, *rows)
-            .map_err(|source| Error::Unpack { path: path.clone(), offset, unpacked: *unpacked, source })?;
+        let bytes = bytes_of(line, reader, *lent, gathered, *rows).map_err(|source| Error::Unpack {
+            path: path.clone(),
+            offset,
+            unpacked: *unpacked,
+            source,
+        })?;
         Ok(Some(match row::parse(bytes, text, row, text_field) {
             Ok(document) => Row::Document(document),
             Err(reason) => Row::Bad(BadRow { row, reason }),

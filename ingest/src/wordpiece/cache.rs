@@ -18,9 +18,8 @@ use std::hint::select_unpredictable;
 use memmap2::MmapMut;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Entries in a [`Front`]: 256 KiB, half of a common second-level cache. The 16,384 most frequent keys are 91 % of web
-/// text.
-const FRONT: usize = 1 << 14;
+/// Entries in a [`Front`]: 128 KiB, a quarter of a common second-level cache; the rest is for the text on its way.
+const FRONT: usize = 1 << 13;
 
 /// The longest string a key holds.
 pub(super) const MAX_KEY: usize = 15;

@@ -91,7 +91,7 @@ impl Meaning {
             257..=264 => Meaning::with_base(symbol as u32 - 254, 0),
             265..=284 => {
                 let extra = (symbol as u32 - 261) / 4;
-                Meaning::with_base((4 + (symbol as u32 - 265) % 4 << extra) + 3, extra)
+                Meaning::with_base(((4 + (symbol as u32 - 265) % 4) << extra) + 3, extra)
             }
             285 => Meaning::with_base(258, 0),
             _ => Meaning::INVALID,
@@ -104,7 +104,7 @@ impl Meaning {
             0..=3 => Meaning::with_base(symbol as u32 + 1, 0),
             4..=29 => {
                 let extra = (symbol as u32 - 2) / 2;
-                Meaning::with_base((2 + symbol as u32 % 2 << extra) + 1, extra)
+                Meaning::with_base(((2 + symbol as u32 % 2) << extra) + 1, extra)
             }
             _ => Meaning::INVALID,
         }

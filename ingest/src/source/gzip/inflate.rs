@@ -318,7 +318,15 @@ impl Inflate {
             // More bits than that follow every symbol: the code of the end of the block, and the trailer of the file.
             self.bits.need(STEP_BITS, input)?;
             let entry = self.literals.first(self.bits.word);
-            let more = step(&mut self.bits, entry, &self.literals, &self.distances, &mut self.window, &mut self.end, self.stream_start)?;
+            let more = step(
+                &mut self.bits,
+                entry,
+                &self.literals,
+                &self.distances,
+                &mut self.window,
+                &mut self.end,
+                self.stream_start,
+            )?;
             if !more {
                 self.state = State::Between;
             }

@@ -315,7 +315,8 @@ mod tests {
         let piece = prop_oneof![
             prop::collection::vec(any::<u8>(), 0..600),
             (any::<u8>(), 0usize..70_000).prop_map(|(byte, times)| vec![byte; times]),
-            (prop::collection::vec(any::<u8>(), 1..40), 0usize..3000).prop_map(|(unit, times)| unit.repeat(times)),
+            (prop::collection::vec(any::<u8>(), 1..40), 0usize..3000)
+                .prop_map(|(unit, times)| unit.repeat(times)),
             (0u32..100_000, 0usize..4000).prop_map(|(start, words)| {
                 (0..words as u32).flat_map(|i| format!("w{} ", (start + i * i) % 1009).into_bytes()).collect()
             }),
