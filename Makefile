@@ -6,10 +6,10 @@ C4 ?=
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench-ingest bench-gpu build libtorch check-tools lint fmt clean-demo
+.PHONY: help demo test bench-ingest bench-encoder bench-ingest-parts bench-gpu build libtorch check-tools lint fmt clean-demo
 
 help: ## this list
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: build ## documentation of the locked crates -> shards -> a trained tiny MosaicBERT -> demo/report.html (C4="FILE..." takes your own text)
 	@CARGO="$(CARGO)" sh tests/demo/demo.sh $(C4)
@@ -50,3 +50,11 @@ bench-ingest: build ## ingest beside the pipelines people use, on the demo corpu
 
 bench-gpu: build ## training steps on this machine's GPU beside plain PyTorch and transformers (PYTHON=... with torch for CUDA and transformers)
 	$(PYTHON) tests/bench/gpu.py
+
+bench-encoder: build ## the WordPiece encoder alone beside nanotoken's, on C4="FILE..."
+	@tests/bench/setup.sh
+	@.python/bench/bin/python tests/bench/encoder.py $(if $(C4),$(C4),demo/crate-docs/corpus)
+
+bench-ingest-parts: ## unpack, parse, encode, write by themselves: time, and instructions if valgrind is there
+	$(CARGO) bench --locked -p ingest --bench parts --bench encode
+	@CARGO="$(CARGO)" tests/bench/instructions.sh

@@ -32,6 +32,7 @@
 
 pub mod docs;
 pub mod identity;
+pub mod profile;
 pub mod source;
 pub mod statistics;
 pub mod tokenizer;

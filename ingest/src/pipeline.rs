@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::folder::{OutFolder, State};
 use crate::identity::{Identity, Options};
 use crate::part::{PartNote, PartWriter, Place};
+use crate::profile::{self, Stage, Stages};
 use crate::source::{self, BadRow, Input, Inputs, Row, Source};
 use crate::stamp::Stamp;
 use crate::task::{Task, merged_before};
@@ -69,6 +70,15 @@ pub struct Progress {
     pub text_bytes: AtomicU64,
     /// Parts sealed.
     pub parts: AtomicU64,
+    /// Where the time goes; see [`Progress::profiling`].
+    pub stages: Stages,
+}
+
+impl Progress {
+    /// One that also measures where the workers' time goes.
+    pub fn profiling() -> Self {
+        Self { stages: Stages::measured(), ..Self::default() }
+    }
 }
 
 /// What a run came to.
@@ -153,7 +163,9 @@ impl Run<'_> {
                     return done;
                 };
                 let result = catch_unwind(AssertUnwindSafe(|| {
-                    self.one_input(index as u32, input, parts.clone(), &mut *encoder, &mut ids)
+                    profile::measure(&self.progress.stages, || {
+                        self.one_input(index as u32, input, parts.clone(), &mut *encoder, &mut ids)
+                    })
                 }));
                 let result =
                     result.unwrap_or_else(|panic| Err(Error::WorkerPanicked { message: message(&*panic) }));
@@ -239,10 +251,10 @@ impl Run<'_> {
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(None);
             }
-            match source.next_row()? {
+            match profile::within(Stage::Parse, || source.next_row())? {
                 None => {
                     bytes.count(source.position());
-                    return part.seal(source.rows(), true).map(Some);
+                    return profile::within(Stage::Write, || part.seal(source.rows(), true)).map(Some);
                 }
                 Some(Row::Bad(bad)) => {
                     self.allow(&bad, path)?;
@@ -250,11 +262,12 @@ impl Run<'_> {
                 }
                 Some(Row::Document(document)) => {
                     ids.clear();
-                    encoder.encode(&document.text, ids).map_err(|reason| {
+                    let encoded = profile::within(Stage::Encode, || encoder.encode(&document.text, ids));
+                    encoded.map_err(|reason| {
                         let line = document.row + 1;
                         Error::Encode { path: path.to_owned(), line, reason }
                     })?;
-                    part.push(&document, ids)?;
+                    profile::within(Stage::Write, || part.push(&document, ids))?;
                     self.progress.documents.fetch_add(1, Ordering::Relaxed);
                     self.progress.tokens.fetch_add(ids.len() as u64, Ordering::Relaxed);
                     self.progress.text_bytes.fetch_add(document.text.len() as u64, Ordering::Relaxed);
@@ -262,7 +275,7 @@ impl Run<'_> {
             }
             bytes.count(source.position());
             if part.is_full() {
-                return part.seal(source.rows(), false).map(Some);
+                return profile::within(Stage::Write, || part.seal(source.rows(), false)).map(Some);
             }
         }
     }

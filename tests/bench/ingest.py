@@ -105,11 +105,13 @@ def main():
     first = arguments.workers[0]
     best = statistics.median(speeds[next(iter(systems)), first])
     heads = [f"{w} worker{'s' * (w > 1)}, MB/s" for w in arguments.workers]
+    heads += [f"{w} workers gain" for w in arguments.workers[1:]]
     print(f"\n| {' | '.join(['system', *heads, 'peak MiB (largest process)', f'{next(iter(systems))} is faster, {first} worker'])} |")
     print(f"| --- |{' ---: |' * (len(heads) + 2)}")
     for name in systems:
         medians = [statistics.median(speeds[name, w]) for w in arguments.workers]
-        cells = [f"{m:.1f}" for m in medians] + [f"{statistics.median(memory[name, first]):.0f}", f"{best / medians[0]:.1f} x"]
+        cells = [f"{m:.1f}" for m in medians] + [f"{m / medians[0]:.2f} x" for m in medians[1:]]
+        cells += [f"{statistics.median(memory[name, first]):.0f}", f"{best / medians[0]:.1f} x"]
         print(f"| {name} | {' | '.join(cells)} |")
 
 

@@ -64,6 +64,9 @@ pub(crate) struct Arguments {
     /// Start even if the shards are not expected to fit on the disk
     #[arg(long)]
     no_space_check: bool,
+    /// Also measure where the workers' time goes: read, unpack, parse, encode (normalising included), write
+    #[arg(long)]
+    profile: bool,
     /// Also write the summary (of a dry run, the estimate) as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -97,7 +100,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         return dry_run(arguments, &job);
     }
     look_ahead(arguments, &job)?;
-    let progress = Arc::new(Progress::default());
+    let progress = Arc::new(if arguments.profile { Progress::profiling() } else { Progress::default() });
     let started = Instant::now();
     let meter = Meter::start(progress.clone(), job.share().map(|input| input.bytes).sum());
     let outcome = ingest::run(&job, &progress);
@@ -111,6 +114,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         ))?;
     } else {
         print(summary.table())?;
+        if let Some(table) = summary.profile_table() {
+            print(table)?;
+        }
         print_skipped(&outcome.manifest)?;
         print(format_args!("{} is finished", job.folder().display()))?;
         if job.task.is_some() {

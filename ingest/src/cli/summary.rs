@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use comfy_table::Table;
+use ingest::profile::{Stage, Stages};
 use ingest::{Outcome, Progress};
 use serde::Serialize;
 
@@ -29,6 +30,30 @@ pub(crate) struct Summary {
     mb_per_s: f64,
     /// Of this run.
     tokens_per_s: f64,
+    /// Where the workers' time went, if that was measured.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    profile: Vec<StageTime>,
+}
+
+/// Time of all workers together in one stage.
+#[derive(Debug, Serialize)]
+struct StageTime {
+    stage: &'static str,
+    seconds: f64,
+    /// Of the time of all stages.
+    share: f64,
+}
+
+impl StageTime {
+    fn of(stages: &Stages) -> Vec<Self> {
+        let times = stages.times();
+        let all = times.iter().map(|(_, time)| time.as_secs_f64()).sum::<f64>().max(1e-9);
+        let row = |(stage, time): &(Stage, Duration)| {
+            let seconds = time.as_secs_f64();
+            Self { stage: stage.name(), seconds, share: seconds / all }
+        };
+        times.iter().map(row).collect()
+    }
 }
 
 impl Summary {
@@ -49,7 +74,16 @@ impl Summary {
             seconds,
             mb_per_s: progress.text_bytes.load(Ordering::Relaxed) as f64 / 1e6 / seconds,
             tokens_per_s: progress.tokens.load(Ordering::Relaxed) as f64 / seconds,
+            profile: StageTime::of(&progress.stages),
         }
+    }
+
+    /// The stages with their shares; nothing if they were not measured.
+    pub(crate) fn profile_table(&self) -> Option<Table> {
+        let rows = self.profile.iter().map(|row| {
+            (row.stage, format!("{:5.1} % of the workers' time, {:.2} s", row.share * 100.0, row.seconds))
+        });
+        (!self.profile.is_empty()).then(|| format::pairs(rows.collect::<Vec<_>>()))
     }
 
     pub(crate) fn table(&self) -> Table {

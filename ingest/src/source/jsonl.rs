@@ -12,12 +12,19 @@ const MAX_LINE_BYTES: usize = 64 << 20;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// The lines of a stream as rows.
+///
+/// Most lines lie whole in what the reader has unpacked and are parsed there; only those across two of its buffers are
+/// put together.
 pub(crate) struct JsonLines<R> {
     reader: R,
     path: PathBuf,
     text_field: String,
-    /// The line last read, without its end; cut when it was too long.
+    /// The line last read where it did not lie in the reader's buffer, without its end; cut when it was too long.
     line: Vec<u8>,
+    /// Bytes of the reader's buffer that the line last read lies in, its end included.
+    lent: usize,
+    /// The text of the row last parsed, where it had escapes.
+    text: String,
     rows: u64,
     /// Bytes unpacked so far.
     unpacked: u64,
@@ -26,7 +33,10 @@ pub(crate) struct JsonLines<R> {
 /// What reading a line came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Line {
-    Whole,
+    /// In the reader's buffer.
+    Lent,
+    /// Put together in a buffer of its own.
+    Gathered,
     TooLong,
     End,
 }
@@ -38,31 +48,32 @@ impl<R: Unpacked> JsonLines<R> {
             path: path.to_owned(),
             text_field: text_field.to_owned(),
             line: Vec::new(),
+            lent: 0,
+            text: String::new(),
             rows: 0,
             unpacked: 0,
         }
     }
 
     fn next_line(&mut self) -> Result<Line, Error> {
-        let line = self.read_line().map_err(|source| Error::Unpack {
-            path: self.path.clone(),
-            offset: self.reader.position(),
-            unpacked: self.unpacked,
-            source,
-        })?;
+        let line = self.read_line().map_err(|source| self.unpack_error(source))?;
         if line != Line::End {
-            if self.rows == 0 && self.line.starts_with(BYTE_ORDER_MARK) {
-                self.line.drain(..BYTE_ORDER_MARK.len());
-            }
             self.rows += 1;
         }
         Ok(line)
     }
 
+    fn unpack_error(&self, source: io::Error) -> Error {
+        let (offset, unpacked) = (self.reader.position(), self.unpacked);
+        Error::Unpack { path: self.path.clone(), offset, unpacked, source }
+    }
+
     fn read_line(&mut self) -> io::Result<Line> {
+        self.consume(self.lent);
+        self.lent = 0;
         self.line.clear();
         let mut read = 0;
-        let mut line = Line::Whole;
+        let mut line = Line::Gathered;
         loop {
             let buffer = match self.reader.fill_buf() {
                 Ok(buffer) => buffer,
@@ -70,6 +81,12 @@ impl<R: Unpacked> JsonLines<R> {
                 Err(error) => return Err(error),
             };
             let end = memchr::memchr(b'\n', buffer);
+            if let Some(end) = end
+                && read == 0
+            {
+                self.lent = end + 1;
+                return Ok(if end > MAX_LINE_BYTES { Line::TooLong } else { Line::Lent });
+            }
             let piece = &buffer[..end.unwrap_or(buffer.len())];
             if self.line.len() + piece.len() > MAX_LINE_BYTES {
                 line = Line::TooLong;
@@ -77,35 +94,69 @@ impl<R: Unpacked> JsonLines<R> {
                 self.line.extend_from_slice(piece);
             }
             let consumed = end.map_or(piece.len(), |end| end + 1);
-            self.reader.consume(consumed);
-            self.unpacked += consumed as u64;
+            self.consume(consumed);
             read += consumed;
             if end.is_some() || consumed == 0 {
                 return Ok(if read == 0 { Line::End } else { line });
             }
         }
     }
+
+    fn consume(&mut self, bytes: usize) {
+        self.reader.consume(bytes);
+        self.unpacked += bytes as u64;
+    }
+}
+
+/// The bytes of the line last read, the `rows`-th of its file.
+fn bytes_of<'a>(
+    line: Line,
+    reader: &'a mut impl Unpacked,
+    lent: usize,
+    gathered: &'a [u8],
+    rows: u64,
+) -> io::Result<&'a [u8]> {
+    let bytes = match line {
+        // Nothing was consumed since, so this is the buffer that the line was found in.
+        Line::Lent => &reader.fill_buf()?[..lent - 1],
+        _ => gathered,
+    };
+    Ok(if rows == 1 { bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes) } else { bytes })
 }
 
 impl<R: Unpacked> Source for JsonLines<R> {
     fn next_row(&mut self) -> Result<Option<Row<'_>>, Error> {
         let line = loop {
-            match self.next_line()? {
+            let line = self.next_line()?;
+            match line {
                 Line::End => return Ok(None),
-                Line::Whole if self.line.trim_ascii().is_empty() => {}
-                line => break line,
+                Line::TooLong => {
+                    let reason = format!(
+                        "column {}: the line goes on beyond {} MiB",
+                        MAX_LINE_BYTES + 1,
+                        MAX_LINE_BYTES >> 20
+                    );
+                    return Ok(Some(Row::Bad(BadRow { row: self.rows - 1, reason })));
+                }
+                Line::Lent | Line::Gathered => {}
+            }
+            let Self { reader, line: gathered, lent, rows, .. } = self;
+            let bytes = bytes_of(line, reader, *lent, gathered, *rows);
+            match bytes.map(|bytes| bytes.trim_ascii_start().is_empty()) {
+                Ok(true) => {}
+                Ok(false) => break line,
+                Err(source) => return Err(self.unpack_error(source)),
             }
         };
-        let row = self.rows - 1;
-        if line == Line::TooLong {
-            let reason = format!(
-                "column {}: the line goes on beyond {} MiB",
-                MAX_LINE_BYTES + 1,
-                MAX_LINE_BYTES >> 20
-            );
-            return Ok(Some(Row::Bad(BadRow { row, reason })));
-        }
-        Ok(Some(match row::parse(&self.line, row, &self.text_field) {
+        let (offset, row) = (self.reader.position(), self.rows - 1);
+        let Self { reader, path, text_field, line: gathered, lent, text, rows, unpacked } = self;
+        let bytes = bytes_of(line, reader, *lent, gathered, *rows).map_err(|source| Error::Unpack {
+            path: path.clone(),
+            offset,
+            unpacked: *unpacked,
+            source,
+        })?;
+        Ok(Some(match row::parse(bytes, text, row, text_field) {
             Ok(document) => Row::Document(document),
             Err(reason) => Row::Bad(BadRow { row, reason }),
         }))

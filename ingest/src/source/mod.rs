@@ -10,10 +10,13 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
+pub use gzip::Gzip;
 pub use inputs::{Input, Inputs};
+pub use row::parse as parse_line;
 
 use crate::error::Error;
-use gzip::{Counted, Gzip};
+use crate::profile::Timed;
+use gzip::Counted;
 use jsonl::JsonLines;
 
 /// Bytes of a file read at once.
@@ -93,7 +96,7 @@ pub trait Source {
 /// [`Error::EmptyInput`], [`Error::UnknownFormat`], or an error of reading.
 pub fn open(path: &Path, text_field: &str) -> Result<Box<dyn Source>, Error> {
     let file = File::open(path).map_err(Error::io("open", path))?;
-    let mut file = BufReader::with_capacity(READ_BYTES, file);
+    let mut file = BufReader::with_capacity(READ_BYTES, Timed(file));
     let start = file.fill_buf().map_err(Error::io("read", path))?;
     match recognise(start, path)? {
         Packing::Gzip => Ok(Box::new(JsonLines::new(Gzip::new(file), path, text_field))),

@@ -7,20 +7,33 @@ use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visi
 
 use super::Document;
 
+mod flat;
+
 /// How many of a row's fields a message lists.
 const FIELDS_SHOWN: usize = 8;
 
-/// Reads one line as a document; the error is a reason that starts with the column, where there is one.
-pub(crate) fn parse<'a>(line: &'a [u8], row: u64, text_field: &str) -> Result<Document<'a>, String> {
+/// Reads one line as a document; the error is a reason that starts with the column, where there is one. A text with
+/// escapes is put into `unescaped`.
+///
+/// What a line means is what `serde_json` makes of it. Lines that are nothing but strings in an object, as C4's are,
+/// are read by [`flat`], which leaves all others alone.
+///
+/// # Errors
+/// The reason, such as `column 10: not JSON as expected: expected value`.
+pub fn parse<'a>(
+    line: &'a [u8],
+    unescaped: &'a mut String,
+    row: u64,
+    text_field: &str,
+) -> Result<Document<'a>, String> {
     let line = std::str::from_utf8(line).map_err(|error| {
         let at = error.valid_up_to();
         format!("column {}: byte 0x{:02x} is not valid UTF-8", at + 1, line[at])
     })?;
-    let mut json = serde_json::Deserializer::from_str(line);
-    let fields = Wanted { text_field }
-        .deserialize(&mut json)
-        .and_then(|fields| json.end().map(|()| fields))
-        .map_err(|error| reason(&error))?;
+    let fields = match flat::parse(line, unescaped, text_field) {
+        Some(fields) => fields,
+        None => general(line, text_field).map_err(|error| reason(&error))?,
+    };
     match fields.text {
         Field::Text(text) => {
             Ok(Document { row, text, url: fields.url.into_text(), timestamp: fields.timestamp.into_text() })
@@ -28,6 +41,14 @@ pub(crate) fn parse<'a>(line: &'a [u8], row: u64, text_field: &str) -> Result<Do
         Field::Other(found) => Err(format!("field {text_field:?} is {found}, not a string")),
         Field::Absent => Err(missing(line, text_field)),
     }
+}
+
+/// The fields of any line.
+fn general<'a>(line: &'a str, text_field: &str) -> serde_json::Result<Fields<'a>> {
+    let mut json = serde_json::Deserializer::from_str(line);
+    let fields = Wanted { text_field }.deserialize(&mut json)?;
+    json.end()?;
+    Ok(fields)
 }
 
 /// `serde_json` counts lines within the one line it is given; only the column says something.
@@ -49,7 +70,7 @@ fn missing(line: &str, text_field: &str) -> String {
 }
 
 /// The fields of a row that are kept.
-#[derive(Default)]
+#[derive(Debug, Default, PartialEq)]
 struct Fields<'a> {
     text: Field<'a>,
     url: Field<'a>,
@@ -57,7 +78,7 @@ struct Fields<'a> {
 }
 
 /// A field's value: its text, borrowed from the line where it has no escapes, or what it is instead.
-#[derive(Default)]
+#[derive(Debug, Default, PartialEq)]
 enum Field<'a> {
     #[default]
     Absent,
@@ -188,13 +209,14 @@ mod tests {
     use super::*;
 
     fn bad(line: &[u8]) -> String {
-        parse(line, 0, "text").unwrap_err()
+        parse(line, &mut String::new(), 0, "text").unwrap_err()
     }
 
     #[test]
     fn a_c4_row_is_a_document() {
         let line = br#"{"text":"a b","timestamp":"2019-04-25T12:57:54Z","url":"https:\/\/example.org\/1"}"#;
-        let document = parse(line, 7, "text").unwrap();
+        let mut unescaped = String::new();
+        let document = parse(line, &mut unescaped, 7, "text").unwrap();
         assert!(matches!(document.text, Cow::Borrowed("a b")));
         assert_eq!(document.row, 7);
         assert_eq!(document.url.as_deref(), Some("https://example.org/1"));
@@ -204,9 +226,10 @@ mod tests {
     #[test]
     fn other_fields_are_passed_over_and_provenance_may_be_anything() {
         let line = br#"{"id":[1,{"text":"inner"}],"url":3,"timestamp":null,"body":"x"}"#;
-        let document = parse(line, 0, "body").unwrap();
+        let mut unescaped = String::new();
+        let document = parse(line, &mut unescaped, 0, "body").unwrap();
         assert_eq!((&*document.text, document.url, document.timestamp), ("x", None, None));
-        assert_eq!(parse(br#"{"url":"u"}"#, 0, "url").unwrap().text, "u");
+        assert_eq!(parse(br#"{"url":"u"}"#, &mut unescaped, 0, "url").unwrap().text, "u");
     }
 
     #[test]
@@ -232,16 +255,95 @@ mod tests {
         );
     }
 
+    /// Pieces of JSON, right and wrong, of which a line is put together.
+    fn piece() -> impl Strategy<Value = String> {
+        let fixed = [
+            "{",
+            "}",
+            ",",
+            ":",
+            "\"",
+            " ",
+            "\t",
+            "\r",
+            "[",
+            "]",
+            "null",
+            "true",
+            "1",
+            "-0.5e3",
+            "\\",
+            "\u{1}",
+            "\u{7f}",
+            "\"text\"",
+            "\"url\"",
+            "\"timestamp\"",
+            "\"te\\u0078t\"",
+            "\"text\":",
+            "{\"text\":\"",
+            "\",\"url\":\"",
+            "\"}",
+            "\\n",
+            "\\\"",
+            "\\/",
+            "\\u00e9",
+            "\\u0000",
+            "\\ud83d\\ude00",
+            "\\ud800",
+            "\\udc00",
+            "\\ud800\\u0041",
+            "\\uD83D",
+            "\\u12",
+            "\\x",
+            "é",
+            "\u{2028}",
+            "\u{1f600}",
+        ];
+        prop_oneof![
+            6 => proptest::sample::select(fixed.to_vec()).prop_map(str::to_owned),
+            2 => "[a-z \"\\\\/]{0,12}",
+            1 => any::<String>().prop_map(|text| serde_json::to_string(&text).unwrap()),
+            1 => any::<char>().prop_map(String::from),
+        ]
+    }
+
+    fn line() -> impl Strategy<Value = String> {
+        let free = proptest::collection::vec(piece(), 0..14).prop_map(|pieces| pieces.concat());
+        let value = prop_oneof![
+            4 => proptest::collection::vec(piece(), 0..4).prop_map(|pieces| format!("\"{}\"", pieces.concat())),
+            4 => any::<String>().prop_map(|text| serde_json::to_string(&text).unwrap()),
+            1 => piece(),
+        ];
+        let name = proptest::sample::select(vec!["text", "url", "timestamp", "other", "a\\u0062", ""]);
+        let pairs = proptest::collection::vec((name, value), 0..5).prop_map(|pairs| {
+            let pairs: Vec<_> = pairs.iter().map(|(name, value)| format!("\"{name}\": {value}")).collect();
+            format!("{{{}}}", pairs.join(","))
+        });
+        prop_oneof![1 => free, 3 => pairs]
+    }
+
     proptest! {
+        #![proptest_config(ProptestConfig { cases: 2048, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn flat_lines_mean_what_serde_json_says(line in line()) {
+            let mut unescaped = String::new();
+            if let Some(fields) = flat::parse(&line, &mut unescaped, "text") {
+                prop_assert_eq!(fields, general(&line, "text").unwrap());
+            }
+        }
+
         #[test]
         fn any_bytes_are_survived(line in proptest::collection::vec(any::<u8>(), 0..80)) {
-            let _ = parse(&line, 0, "text");
+            let _ = parse(&line, &mut String::new(), 0, "text");
         }
 
         #[test]
         fn any_text_comes_back(text in any::<String>(), url in any::<String>()) {
             let line = serde_json::json!({ "url": url, "text": text }).to_string();
-            let document = parse(line.as_bytes(), 0, "text").unwrap();
+            let mut unescaped = String::from("of the row before");
+            prop_assert!(flat::parse(&line, &mut unescaped, "text").is_some());
+            let document = parse(line.as_bytes(), &mut unescaped, 0, "text").unwrap();
             prop_assert_eq!(&*document.text, &*text);
             prop_assert_eq!(document.url.as_deref(), Some(&*url));
         }

@@ -7,7 +7,7 @@
 //! gives it and normalises to itself, so as a raw chunk it encodes to the same ids, provided no added token could be
 //! found in it ([`Definition::words_are_chunks`]).
 
-use super::cache::{Cache, Key, MAX_KEY};
+use super::cache::{Cache, Key, MAX_KEY, Slot};
 use super::classes::Class;
 use super::definition::Definition;
 use super::ids::{UNPACKED, pack, unpack};
@@ -85,7 +85,7 @@ fn push_cached<const NARROW: bool>(
     ids: &mut Vec<u32>,
 ) {
     let key = Key::new(word, 0);
-    let slot = Cache::slot(key);
+    let slot = Slot::of(key);
     if let Some(value) = cache.sets().get(slot, key) {
         let mut unpacked = [0; UNPACKED];
         let count = unpack(value, NARROW, &mut unpacked);
