@@ -154,8 +154,10 @@ fn loss_and_every_gradient_agree_with_float64() {
                 let found = run(&fused, &batch(&lengths, CARD));
                 let what = format!("{name}, weights of {}, lengths {lengths:?}", config.initializer_range);
                 eprintln!("{what}: loss {expected:?}, reference path {on_reference:?}, fused path {found:?}");
-                let difference = (found.0 - expected.0).abs();
-                assert!(difference <= 2e-3 * expected.0.abs().max(1.0), "{found:?} {expected:?}");
+                // A single token's loss is one rounded logit: there the reference path is as far off.
+                let error = |found: f64| (found - expected.0).abs();
+                let allowed = (2e-3 * expected.0.abs().max(1.0)).max(2.0 * error(on_reference.0));
+                assert!(error(found.0) <= allowed, "{found:?}, reference path {on_reference:?}, exact {expected:?}");
                 let exact: Vec<_> =
                     gradients(exact.parameters()).into_iter().map(|(name, g)| (name, on_host(&g))).collect();
                 compare(&what, &exact, reference.parameters(), fused.parameters(), limit);
