@@ -4,6 +4,7 @@ use loader::shard::{FORMAT_VERSION, Manifest};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::filter::Filters;
 use crate::source::Inputs;
 
 /// Default of [`Options::text_field`]: C4's name for it.
@@ -25,6 +26,9 @@ pub struct Options {
     pub held_out: f64,
     /// A shard is closed once it holds this many tokens.
     pub shard_tokens: u64,
+    /// What documents are left out.
+    #[serde(default, skip_serializing_if = "Filters::is_off")]
+    pub filters: Filters,
 }
 
 impl Default for Options {
@@ -33,6 +37,7 @@ impl Default for Options {
             text_field: DEFAULT_TEXT_FIELD.to_owned(),
             held_out: DEFAULT_HELD_OUT,
             shard_tokens: DEFAULT_SHARD_TOKENS,
+            filters: Filters::default(),
         }
     }
 }
@@ -54,7 +59,7 @@ impl Options {
         if self.shard_tokens == 0 {
             return wrong("--shard-tokens", "0".to_owned(), "at least 1");
         }
-        Ok(())
+        self.filters.validate()
     }
 
     /// Whether a document is kept from training, by the BLAKE3 of its text: equal documents, wherever they come from,
@@ -156,6 +161,13 @@ impl Identity {
                 return differ(&flag, &now.to_string(), &then.to_string());
             }
         }
+        let filters = |options: &serde_json::Value| match &options["filters"] {
+            serde_json::Value::Null => "none".to_owned(),
+            filters => filters.to_string(),
+        };
+        if now.options["filters"] != earlier.options["filters"] {
+            return differ("what filters leave out", &filters(&now.options), &filters(&earlier.options));
+        }
         if now.inputs.len() != earlier.inputs.len() {
             let counts = (now.inputs.len().to_string(), earlier.inputs.len().to_string());
             return differ("the number of inputs", &counts.0, &counts.1);
@@ -219,6 +231,11 @@ mod tests {
             "--text-field is \"x\" now, \"text\" then"
         );
         assert_eq!(named(|now| now.inputs.truncate(1)), "the number of inputs is 1 now, 2 then");
+        assert_eq!(
+            named(|now| now.options.filters.min_chars = 5),
+            "what filters leave out is {\"min_chars\":5,\"min_tokens\":0,\"dedup\":\"none\",\"languages\":[],\
+             \"language_threshold\":0.5} now, none then"
+        );
         assert_eq!(named(|now| now.inputs[1].bytes = 6), "an input is b (6 bytes) now, b (5 bytes) then");
         assert_eq!(named(|now| now.inputs[0].sample = "r".into()), "the content of input a");
     }

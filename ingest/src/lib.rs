@@ -36,17 +36,21 @@ pub mod tokenizer;
 pub mod wordpiece;
 
 mod document;
+mod duplicates;
 mod encoder;
 mod error;
+mod filter;
 mod folder;
 mod part;
 mod pipeline;
 mod space;
 mod verify;
+mod vocab;
 
 pub use document::{FoundDocument, find_document};
 pub use encoder::{Encode, Encoder, EncoderChoice};
 pub use error::Error;
+pub use filter::{DEFAULT_LANGUAGE_THRESHOLD, Dedup, Filters};
 pub use folder::MANIFEST_HASH_FILE;
 pub use identity::Options;
 pub use pipeline::{Job, Outcome, Progress, run};
@@ -54,6 +58,7 @@ pub use source::Inputs;
 pub use space::Space;
 pub use tokenizer::TokenizerFile;
 pub use verify::{Damage, verify};
+pub use vocab::{Vocab, VocabOptions, train_vocab};
 
 /// This program and its version, as manifests name it.
 pub const PROGRAM: &str = concat!("tessera-ingest ", env!("CARGO_PKG_VERSION"));

@@ -19,6 +19,7 @@ enum Command {
     C4(cli::c4::Arguments),
     Inspect(cli::inspect::Arguments),
     Verify(cli::verify::Arguments),
+    Vocab(cli::vocab::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         Command::C4(arguments) => cli::c4::run(&arguments),
         Command::Inspect(arguments) => cli::inspect::run(&arguments),
         Command::Verify(arguments) => cli::verify::run(&arguments),
+        Command::Vocab(arguments) => cli::vocab::run(&arguments),
     };
     result.unwrap_or_else(|error| {
         eprintln!("ingest: {error:#}");

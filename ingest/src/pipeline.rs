@@ -13,12 +13,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use loader::shard::{FORMAT_VERSION, Ingest, InputFile, Manifest};
 
+use crate::duplicates::Duplicates;
 use crate::encoder::{Encode, Encoder};
 use crate::error::Error;
-use crate::folder::{OutFolder, State};
+use crate::filter::{Counts, Sieve};
+use crate::folder::{OutFolder, State, is_shard_folder};
 use crate::identity::{Identity, Options};
 use crate::part::{PartNote, PartWriter, Place};
-use crate::source::{self, BadRow, Input, Inputs, Row, Source};
+use crate::source::{BadRow, Input, Inputs, Row, Source};
 use crate::tokenizer::TokenizerFile;
 
 /// What is to be ingested, where to and how.
@@ -72,6 +74,9 @@ pub struct Outcome {
 /// The first of any kind; parts that were sealed before stay, and the same call continues after them.
 pub fn run(job: &Job, progress: &Progress) -> Result<Outcome, Error> {
     job.options.validate()?;
+    if job.inputs.files.iter().any(Input::is_standard_input) && is_shard_folder(&job.out) {
+        return Err(Error::StandardInputAgain { dir: job.out.clone() });
+    }
     let identity = Identity::of(&job.inputs, &job.options, &job.tokenizer.info().blake3)?;
     let folder = match OutFolder::open(&job.out, &identity, &job.tokenizer)? {
         State::Finished(manifest) => {
@@ -85,10 +90,14 @@ pub fn run(job: &Job, progress: &Progress) -> Result<Outcome, Error> {
     let found_parts = sealed.iter().flatten().count();
     let bad_lines = sealed.iter().flatten().map(|part| part.bad_lines.len() as u64).sum();
 
+    let (options, workers) = (&job.options, job.workers);
+    let duplicates =
+        Duplicates::find(&job.inputs, &options.text_field, &options.filters, workers, folder.notes())?;
     let run = Run {
         job,
         progress,
         folder: &folder,
+        duplicates: &duplicates,
         bad_lines: AtomicU64::new(bad_lines),
         stop: AtomicBool::new(false),
     };
@@ -103,6 +112,7 @@ struct Run<'a> {
     job: &'a Job,
     progress: &'a Progress,
     folder: &'a OutFolder,
+    duplicates: &'a Duplicates,
     /// Rows left out so far, in all inputs.
     bad_lines: AtomicU64,
     /// Set by the first error: the others stop at the next row.
@@ -163,14 +173,15 @@ impl Run<'_> {
             bytes.count(input.bytes);
             return Ok(Some(parts));
         }
-        let mut source = source::open(&input.path, &self.job.options.text_field)?;
+        let mut source = input.open(&self.job.options.text_field)?;
         source.skip_rows(parts.last().map_or(0, PartNote::end_row))?;
         let place = Place {
             dir: self.folder.dir(),
             input: index,
-            source: &input.name,
+            source: input.file(),
             token_bytes: self.job.tokenizer.token_bytes(),
             options: &self.job.options,
+            sieve: Sieve::new(&self.job.options.filters, self.duplicates.rows(index)?)?,
         };
         loop {
             let part = parts.len() as u32;
@@ -215,6 +226,7 @@ impl Run<'_> {
                     self.allow(&bad, path)?;
                     part.skip(&bad);
                 }
+                Some(Row::Document(document)) if part.leaves_out(&document) => {}
                 Some(Row::Document(document)) => {
                     ids.clear();
                     encoder.encode(&document.text, ids).map_err(|reason| {
@@ -273,6 +285,13 @@ fn manifest(job: &Job, identity: &Identity, parts: Vec<Vec<PartNote>>) -> Manife
         rows: parts.iter().map(|part| part.rows).sum(),
         bad_lines: parts.iter().flat_map(|part| part.bad_lines.iter().cloned()).collect(),
         empty_documents: parts.iter().map(|part| part.empty_documents).sum(),
+        filtered: parts.iter().flat_map(|part| &part.filtered).fold(
+            Counts::new(),
+            |mut sum, (reason, count)| {
+                *sum.entry(reason.clone()).or_default() += count;
+                sum
+            },
+        ),
     });
     let ingest = Ingest {
         inputs: inputs.collect(),

@@ -57,7 +57,7 @@ mod tests {
     fn more_than_any_disk_has_is_not_enough() {
         let dir = tempfile::tempdir().unwrap();
         let inputs = |bytes| Inputs {
-            files: vec![Input { path: "a".into(), name: "a.json.gz".into(), bytes }],
+            files: vec![Input { path: "a".into(), name: "a.json.gz".into(), bytes, ..Input::default() }],
             ignored: Vec::new(),
         };
         let look = |bytes| Space::look(&inputs(bytes), 2, &dir.path().join("not/yet/there")).unwrap();

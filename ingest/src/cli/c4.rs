@@ -12,6 +12,7 @@ use ingest::identity::{DEFAULT_HELD_OUT, DEFAULT_SHARD_TOKENS, DEFAULT_TEXT_FIEL
 use ingest::{EncoderChoice, Inputs, Job, Options, Progress, Space, TokenizerFile};
 use loader::atomic;
 
+use super::filters::FilterArguments;
 use super::meter::Meter;
 use super::summary::Summary;
 use super::{format, print};
@@ -21,12 +22,13 @@ const SKIPPED_SHOWN: usize = 10;
 
 /// Turns C4 files into a shard folder.
 ///
-/// Reads files with one JSON object a line, such as {"text": "...", "url": "...", "timestamp": "..."}, packed with gzip
-/// or plain. May be interrupted at any moment: the same command continues, and the result is the same to the byte. On a
+/// Reads one JSON object a line, such as {"text": "...", "url": "...", "timestamp": "..."}, plain or packed with gzip or
+/// zstd, and Parquet and Arrow tables with such columns; what a file is, its content tells. May be interrupted at any moment: the same command continues, and the result is the same to the byte. On a
 /// folder that is finished it does nothing.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Files, folders or patterns of .json.gz, .jsonl.gz, .json or .jsonl
+    /// Files, folders or patterns of .json.gz, .jsonl, .jsonl.zst, .parquet or .arrow, also s3://, gs://, az:// and
+    /// https:// URLs; - for standard input
     #[arg(required = true, value_name = "INPUT")]
     inputs: Vec<String>,
     /// The shard folder; created, or continued when it holds an unfinished ingest of the same inputs
@@ -53,6 +55,8 @@ pub(crate) struct Arguments {
     /// Leave out up to N lines that cannot be used, counted over all inputs, and list them in the manifest
     #[arg(long, value_name = "N", default_value_t = 0)]
     skip_bad_lines: u64,
+    #[command(flatten)]
+    filters: FilterArguments,
     /// Also write the summary as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -113,6 +117,7 @@ fn job(arguments: &Arguments) -> Result<Job> {
         text_field: arguments.text_field.clone(),
         held_out: arguments.held_out,
         shard_tokens: arguments.shard_tokens,
+        filters: arguments.filters.filters(),
     };
     options.validate()?;
     let tokenizer = match &arguments.tokenizer {

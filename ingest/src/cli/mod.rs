@@ -3,7 +3,9 @@
 pub(crate) mod c4;
 pub(crate) mod inspect;
 pub(crate) mod verify;
+pub(crate) mod vocab;
 
+mod filters;
 mod format;
 mod meter;
 mod summary;

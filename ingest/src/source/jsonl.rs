@@ -44,12 +44,9 @@ impl<R: Unpacked> JsonLines<R> {
     }
 
     fn next_line(&mut self) -> Result<Line, Error> {
-        let line = self.read_line().map_err(|source| Error::Unpack {
-            path: self.path.clone(),
-            offset: self.reader.position(),
-            unpacked: self.unpacked,
-            source,
-        })?;
+        let line = self
+            .read_line()
+            .map_err(|source| Error::unpack(&self.path, self.reader.position(), self.unpacked, source))?;
         if line != Line::End {
             if self.rows == 0 && self.line.starts_with(BYTE_ORDER_MARK) {
                 self.line.drain(..BYTE_ORDER_MARK.len());
