@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use arrow::error::ArrowError;
 use parquet::errors::ParquetError;
 
 use crate::task::Task;
@@ -89,6 +90,49 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// A table has no text where it should be.
+    #[error("{} has {found}, expected a column {field:?} of strings; --text-field names another", path.display())]
+    NoColumn {
+        /// The input.
+        path: PathBuf,
+        /// The column that was looked for.
+        field: String,
+        /// What there is instead.
+        found: String,
+    },
+
+    /// A table cannot be read.
+    #[error("{} cannot be read at row {row}; fetch the file again or leave it out", path.display())]
+    Table {
+        /// The input.
+        path: PathBuf,
+        /// The row, counted from 0.
+        row: u64,
+        /// What the Arrow library says.
+        source: ArrowError,
+    },
+
+    /// Parquet came through a pipe.
+    #[error(
+        "standard input is a Parquet table, which is read from its end on; save it as a file and name that file"
+    )]
+    ParquetStream,
+
+    /// What came through a pipe is gone.
+    #[error(
+        "{} was begun from standard input, which cannot be read again; choose another --out, or delete that folder and \
+         start over",
+        dir.display()
+    )]
+    StandardInputAgain {
+        /// The output folder.
+        dir: PathBuf,
+    },
+
+    /// Standard input is one stream.
+    #[error("`-` stands for standard input and must be the only input")]
+    StandardInputAmongOthers,
+
     /// A row cannot be used and may not be skipped.
     #[error(
         "{} line {line}, {reason}; expected one JSON object a line with a string in its text field. Mend the line, or leave \
@@ -158,6 +202,38 @@ pub enum Error {
         reason: String,
     },
 
+    /// A vocabulary of a size that tensor cores do not like.
+    #[error(
+        "--size {size} is no multiple of 64: tensor cores multiply in tiles, so a model would carry {padding} rows that stand \
+         for no token, up to {larger}; use --size {nearest}"
+    )]
+    VocabSize {
+        /// The size asked for.
+        size: u32,
+        /// What is missing to the next multiple.
+        padding: u32,
+        /// The next multiple.
+        larger: u32,
+        /// The nearest multiple.
+        nearest: u32,
+    },
+
+    /// A sample has too few pieces for a vocabulary.
+    #[error(
+        "{text_bytes} bytes of text have {found} pieces that occur at least twice, fewer than --size {size}; give more text \
+         (--sample-bytes), or use --size {largest}"
+    )]
+    SmallSample {
+        /// UTF-8 bytes of the sample.
+        text_bytes: u64,
+        /// Pieces found.
+        found: u32,
+        /// Pieces asked for.
+        size: u32,
+        /// The largest multiple of 64 that can be had.
+        largest: u32,
+    },
+
     /// The fast encoder was asked for and does not support the tokenizer.
     #[error(
         "the fast encoder cannot stand in for {name}: {reason}; use --encoder auto or --encoder tokenizers"
@@ -212,6 +288,15 @@ pub enum Error {
         found: String,
         /// The values it may have.
         expected: &'static str,
+    },
+
+    /// A language that cannot be told from others.
+    #[error("the language {found:?} is not known; expected some of {known}, or their codes of three letters")]
+    Language {
+        /// The code.
+        found: String,
+        /// Codes that are known.
+        known: String,
     },
 
     /// The output folder holds files that are not ours.
@@ -414,6 +499,35 @@ impl Error {
         move |source| Error::Io { action, path, source }
     }
 
+    /// For use in `map_err`: a table whose row `row` cannot be read. What an object store says is said as it is.
+    pub(crate) fn table(path: &Path, row: u64) -> impl FnOnce(ArrowError) -> Error {
+        let path = path.to_owned();
+        move |source| match source {
+            ArrowError::IoError(_, error) if is_ours(&error) => Error::of_reading(&path, error),
+            ArrowError::ExternalError(error) => match error.downcast::<loader::Error>() {
+                Ok(error) => Error::Loader(*error),
+                Err(error) => Error::Table { path, row, source: ArrowError::ExternalError(error) },
+            },
+            source => Error::Table { path, row, source },
+        }
+    }
+
+    /// An error of reading an input that may be an object, whose store explains itself.
+    pub(crate) fn of_reading(path: &Path, source: io::Error) -> Error {
+        match source.downcast::<loader::Error>() {
+            Ok(error) => Error::Loader(error),
+            Err(source) => Error::io("read", path)(source),
+        }
+    }
+
+    /// An error of unpacking an input.
+    pub(crate) fn unpack(path: &Path, offset: u64, unpacked: u64, source: io::Error) -> Error {
+        if is_ours(&source) {
+            return Error::of_reading(path, source);
+        }
+        Error::Unpack { path: path.to_owned(), offset, unpacked, source }
+    }
+
     /// For use in `map_err`: an error of writing the table of documents at `path`; a full disk is told apart.
     pub(crate) fn write_docs(path: &Path, missing: u64) -> impl FnOnce(ParquetError) -> Error {
         let path = path.to_owned();
@@ -428,4 +542,9 @@ impl Error {
             }
         }
     }
+}
+
+/// Whether an error of reading holds one of ours.
+fn is_ours(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<loader::Error>())
 }

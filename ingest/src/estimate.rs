@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::encoder::Encode;
 use crate::error::Error;
 use crate::pipeline::Job;
-use crate::source::{self, Input, Row};
+use crate::source::{Input, Row};
 
 /// Inputs that are looked into, spread evenly over the list.
 const FILES: usize = 8;
@@ -53,7 +53,8 @@ impl Estimate {
     /// # Errors
     /// When the encoder fails.
     pub fn of(job: &Job) -> Result<Option<Self>, Error> {
-        let files: Vec<&Input> = job.share().collect();
+        // What comes through a pipe can be read only once, and its size is not known.
+        let files: Vec<&Input> = job.share().filter(|input| !input.is_standard_input()).collect();
         let chosen = FILES.min(files.len());
         let mut encoder = job.encoder.worker();
         let mut sample = Sample::default();
@@ -95,7 +96,7 @@ impl Sample {
 
     fn take(&mut self, input: &Input, job: &Job, encoder: &mut dyn Encode) -> Result<(), Error> {
         let started = Instant::now();
-        let mut source = source::open(&input.path, &job.options.text_field)?;
+        let mut source = input.open(&job.options.text_field)?;
         let mut ids = Vec::new();
         let mut text_bytes = 0;
         while text_bytes < TEXT_BYTES && self.all_seconds + started.elapsed().as_secs_f64() < SECONDS {

@@ -97,6 +97,11 @@ impl OutFolder {
         &self.dir
     }
 
+    /// The folder of the notes, which is gone when the ingest is finished.
+    pub(crate) fn notes(&self) -> &Path {
+        &self.notes
+    }
+
     /// The parts of an input that are complete, in order and without gaps.
     pub(crate) fn sealed_parts(&self, input: u32) -> Result<Vec<PartNote>, Error> {
         let mut parts: Vec<PartNote> = Vec::new();

@@ -6,6 +6,7 @@ use loader::shard::{FORMAT_VERSION, Manifest};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::filter::Filters;
 use crate::source::{Input, Inputs};
 
 /// Default of [`Options::text_field`]: C4's name for it.
@@ -27,6 +28,9 @@ pub struct Options {
     pub held_out: f64,
     /// A shard is closed once it holds this many tokens.
     pub shard_tokens: u64,
+    /// What documents are left out.
+    #[serde(default, skip_serializing_if = "Filters::is_off")]
+    pub filters: Filters,
 }
 
 impl Default for Options {
@@ -35,6 +39,7 @@ impl Default for Options {
             text_field: DEFAULT_TEXT_FIELD.to_owned(),
             held_out: DEFAULT_HELD_OUT,
             shard_tokens: DEFAULT_SHARD_TOKENS,
+            filters: Filters::default(),
         }
     }
 }
@@ -56,7 +61,7 @@ impl Options {
         if self.shard_tokens == 0 {
             return wrong("--shard-tokens", "0".to_owned(), "at least 1");
         }
-        Ok(())
+        self.filters.validate()
     }
 
     /// Whether a document is kept from training, by the BLAKE3 of its text: equal documents, wherever they come from,
@@ -167,6 +172,13 @@ impl Identity {
                 return differ(&flag, &now.to_string(), &then.to_string());
             }
         }
+        let filters = |options: &serde_json::Value| match &options["filters"] {
+            serde_json::Value::Null => "none".to_owned(),
+            filters => filters.to_string(),
+        };
+        if now.options["filters"] != earlier.options["filters"] {
+            return differ("what filters leave out", &filters(&now.options), &filters(&earlier.options));
+        }
         // One that came or went says more than all those that moved up for it.
         let only = |these: &Visible<'_>, those: &Visible<'_>| {
             let names: HashSet<_> = those.inputs.iter().map(|(name, _)| *name).collect();
@@ -253,6 +265,11 @@ mod tests {
         assert_eq!(
             named(|now| now.inputs.push(now.inputs[0].clone())),
             "the number of inputs is 3 now, 2 then"
+        );
+        assert_eq!(
+            named(|now| now.options.filters.min_chars = 5),
+            "what filters leave out is {\"min_chars\":5,\"min_tokens\":0,\"dedup\":\"none\",\"languages\":[],\
+             \"language_threshold\":0.5} now, none then"
         );
         assert_eq!(named(|now| now.inputs[1].bytes = 6), "an input is b (6 bytes) now, b (5 bytes) then");
         assert_eq!(named(|now| now.inputs[0].sample = "r".into()), "the content of input a");

@@ -39,9 +39,11 @@ pub mod tokenizer;
 pub mod wordpiece;
 
 mod document;
+mod duplicates;
 mod encoder;
 mod error;
 mod estimate;
+mod filter;
 mod folder;
 mod merge;
 mod part;
@@ -50,11 +52,13 @@ mod space;
 mod stamp;
 mod task;
 mod verify;
+mod vocab;
 
 pub use document::{FoundDocument, find_document};
 pub use encoder::{Encode, Encoder, EncoderChoice};
 pub use error::Error;
 pub use estimate::Estimate;
+pub use filter::{DEFAULT_LANGUAGE_THRESHOLD, Dedup, Filters};
 pub use folder::MANIFEST_HASH_FILE;
 pub use identity::Options;
 pub use merge::{Merged, merge};
@@ -65,6 +69,7 @@ pub use statistics::Statistics;
 pub use task::Task;
 pub use tokenizer::TokenizerFile;
 pub use verify::{Damage, verify};
+pub use vocab::{Vocab, VocabOptions, train_vocab};
 
 /// This program and its version, as manifests name it.
 pub const PROGRAM: &str = concat!("tessera-ingest ", env!("CARGO_PKG_VERSION"));

@@ -20,6 +20,7 @@ enum Command {
     Merge(cli::merge::Arguments),
     Inspect(cli::inspect::Arguments),
     Verify(cli::verify::Arguments),
+    Vocab(cli::vocab::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         Command::Merge(arguments) => cli::merge::run(&arguments),
         Command::Inspect(arguments) => cli::inspect::run(&arguments),
         Command::Verify(arguments) => cli::verify::run(&arguments),
+        Command::Vocab(arguments) => cli::vocab::run(&arguments),
     };
     result.unwrap_or_else(|error| {
         eprintln!("ingest: {error:#}");

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::docs::{DocRecord, DocsWriter, HASH_BYTES};
 use crate::error::Error;
+use crate::filter::{self, Counts, Sieve};
 use crate::identity::Options;
 use crate::source::{BadRow, Document};
 
@@ -26,6 +27,9 @@ pub(crate) struct PartNote {
     pub(crate) empty_documents: u64,
     /// Rows that were skipped.
     pub(crate) bad_lines: Vec<BadLine>,
+    /// Documents left out by filters, by reason.
+    #[serde(default, skip_serializing_if = "Counts::is_empty")]
+    pub(crate) filtered: Counts,
     /// The shard; a part without documents has none.
     pub(crate) shard: Option<ShardEntry>,
 }
@@ -50,6 +54,8 @@ pub(crate) struct Place<'a> {
     /// Bytes a token.
     pub(crate) token_bytes: u8,
     pub(crate) options: &'a Options,
+    /// What is left out.
+    pub(crate) sieve: Sieve,
 }
 
 impl<'a> PartWriter<'a> {
@@ -62,6 +68,7 @@ impl<'a> PartWriter<'a> {
             text_bytes: 0,
             empty_documents: 0,
             bad_lines: Vec::new(),
+            filtered: Counts::new(),
             shard: None,
         };
         Self { place, part, files: None, note }
@@ -71,6 +78,10 @@ impl<'a> PartWriter<'a> {
     pub(crate) fn push(&mut self, document: &Document<'_>, tokens: &[u32]) -> Result<(), Error> {
         if tokens.is_empty() {
             self.note.empty_documents += 1;
+            return Ok(());
+        }
+        if let Some(reason) = self.place.sieve.judge_tokens(tokens.len()) {
+            filter::count(&mut self.note.filtered, reason);
             return Ok(());
         }
         let hash = blake3::hash(document.text.as_bytes());
@@ -106,6 +117,12 @@ impl<'a> PartWriter<'a> {
         let shard = ShardWriter::create(place.dir, &tokens_file_name(place.input, part), place.token_bytes)?;
         let docs = DocsWriter::create(&place.dir.join(docs_file_name(place.input, part)))?;
         Ok((shard, docs))
+    }
+
+    /// Whether a document is left out, and notes that.
+    pub(crate) fn leaves_out(&mut self, document: &Document<'_>) -> bool {
+        let reason = self.place.sieve.judge(document);
+        reason.inspect(|reason| filter::count(&mut self.note.filtered, *reason)).is_some()
     }
 
     /// Notes a row that gives no document.

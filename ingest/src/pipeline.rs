@@ -13,13 +13,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use loader::shard::{FORMAT_VERSION, Ingest, InputFile, Manifest};
 
+use crate::duplicates::Duplicates;
 use crate::encoder::{Encode, Encoder};
 use crate::error::Error;
-use crate::folder::{OutFolder, State};
+use crate::filter::{Counts, Sieve};
+use crate::folder::{OutFolder, State, is_shard_folder};
 use crate::identity::{Identity, Options};
 use crate::part::{PartNote, PartWriter, Place};
 use crate::profile::{self, Stage, Stages};
-use crate::source::{self, BadRow, Input, Inputs, Row, Source};
+use crate::source::{BadRow, Input, Inputs, Row, Source};
 use crate::stamp::Stamp;
 use crate::task::{Task, merged_before};
 use crate::tokenizer::TokenizerFile;
@@ -99,6 +101,9 @@ pub struct Outcome {
 /// The first of any kind; parts that were sealed before stay, and the same call continues after them.
 pub fn run(job: &Job, progress: &Progress) -> Result<Outcome, Error> {
     job.options.validate()?;
+    if job.inputs.files.iter().any(Input::is_standard_input) && is_shard_folder(&job.out) {
+        return Err(Error::StandardInputAgain { dir: job.out.clone() });
+    }
     let identity = Identity::of(&job.inputs, &job.options, &job.tokenizer.info().blake3)?;
     if let Some(task) = job.task
         && let Some(manifest) = merged_before(&job.out, task, &identity)?
@@ -117,11 +122,15 @@ pub fn run(job: &Job, progress: &Progress) -> Result<Outcome, Error> {
     let found_parts = sealed.iter().flatten().count();
     let bad_lines = sealed.iter().flatten().map(|part| part.bad_lines.len() as u64).sum();
 
+    let (options, workers) = (&job.options, job.workers);
+    let duplicates =
+        Duplicates::find(&job.inputs, &options.text_field, &options.filters, workers, folder.notes())?;
     let run = Run {
         job,
         progress,
         identity: &identity,
         folder: &folder,
+        duplicates: &duplicates,
         bad_lines: AtomicU64::new(bad_lines),
         stop: AtomicBool::new(false),
     };
@@ -140,6 +149,7 @@ struct Run<'a> {
     progress: &'a Progress,
     identity: &'a Identity,
     folder: &'a OutFolder,
+    duplicates: &'a Duplicates,
     /// Rows left out so far, in all inputs.
     bad_lines: AtomicU64,
     /// Set by the first error: the others stop at the next row.
@@ -207,14 +217,15 @@ impl Run<'_> {
         }
         let stamp = Stamp::of(input);
         self.identity.check_content(index, input)?;
-        let mut source = source::open(&input.path, &self.job.options.text_field)?;
+        let mut source = input.open(&self.job.options.text_field)?;
         source.skip_rows(parts.last().map_or(0, PartNote::end_row))?;
         let place = Place {
             dir: self.folder.dir(),
             input: index,
-            source: &input.name,
+            source: input.file(),
             token_bytes: self.job.tokenizer.token_bytes(),
             options: &self.job.options,
+            sieve: Sieve::new(&self.job.options.filters, self.duplicates.rows(index)?)?,
         };
         loop {
             let part = parts.len() as u32;
@@ -260,6 +271,7 @@ impl Run<'_> {
                     self.allow(&bad, path)?;
                     part.skip(&bad);
                 }
+                Some(Row::Document(document)) if part.leaves_out(&document) => {}
                 Some(Row::Document(document)) => {
                     ids.clear();
                     let encoded = profile::within(Stage::Encode, || encoder.encode(&document.text, ids));
@@ -319,6 +331,13 @@ fn manifest(job: &Job, identity: &Identity, parts: Vec<Vec<PartNote>>) -> Manife
         rows: parts.iter().map(|part| part.rows).sum(),
         bad_lines: parts.iter().flat_map(|part| part.bad_lines.iter().cloned()).collect(),
         empty_documents: parts.iter().map(|part| part.empty_documents).sum(),
+        filtered: parts.iter().flat_map(|part| &part.filtered).fold(
+            Counts::new(),
+            |mut sum, (reason, count)| {
+                *sum.entry(reason.clone()).or_default() += count;
+                sum
+            },
+        ),
     });
     let ingest = Ingest {
         inputs: inputs.collect(),

@@ -49,7 +49,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.json");
         fs::write(&path, "{}").unwrap();
-        let input = Input { path: path.clone(), name: "a.json".into(), bytes: 2 };
+        let input = Input { path: path.clone(), name: "a.json".into(), bytes: 2, ..Input::default() };
         let stamp = Stamp::of(&input);
         stamp.check().unwrap();
         fs::write(&path, "{}{}").unwrap();

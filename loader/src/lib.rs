@@ -27,7 +27,8 @@
 //! # let hash = blake3::hash(b"{}").to_hex().to_string();
 //! # let special = SpecialTokens { pad: 0, unk: 100, cls: 101, sep: 102, mask: 103 };
 //! # let tokenizer = TokenizerInfo { file: "tokenizer.json".into(), blake3: hash, vocab_size: 1000, model_vocab_size: 1024, special };
-//! # let input = InputFile { path: "a.json.gz".into(), bytes: 1, documents: 50, rows: 50, bad_lines: vec![], empty_documents: 0 };
+//! # let input = InputFile { path: "a.json.gz".into(), bytes: 1, documents: 50, rows: 50, bad_lines: vec![], empty_documents: 0,
+//! #     filtered: Default::default() };
 //! # let entry = ShardEntry { file: tokens_file_name(0, 0), docs_file: docs_file_name(0, 0), bytes: sealed.bytes,
 //! #     blake3: sealed.blake3.clone(), docs_bytes: 0, docs_blake3: sealed.blake3, documents: 50, held_out: 0,
 //! #     tokens: 1000, held_out_tokens: 0, input: 0, first_row: 0, rows: 50 };

@@ -13,6 +13,7 @@ use ingest::{EncoderChoice, Estimate, Inputs, Job, Options, Progress, Space, Tok
 use loader::atomic;
 use loader::shard::MANIFEST_FILE;
 
+use super::filters::FilterArguments;
 use super::meter::Meter;
 use super::summary::Summary;
 use super::{estimate, format, print, task};
@@ -22,12 +23,13 @@ const SKIPPED_SHOWN: usize = 10;
 
 /// Turns C4 files into a shard folder.
 ///
-/// Reads files with one JSON object a line, such as {"text": "...", "url": "...", "timestamp": "..."}, packed with gzip
-/// or plain. May be interrupted at any moment: the same command continues, and the result is the same to the byte. On a
+/// Reads one JSON object a line, such as {"text": "...", "url": "...", "timestamp": "..."}, plain or packed with gzip or
+/// zstd, and Parquet and Arrow tables with such columns; what a file is, its content tells. May be interrupted at any moment: the same command continues, and the result is the same to the byte. On a
 /// folder that is finished it does nothing.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Files, folders or patterns of .json.gz, .jsonl.gz, .json or .jsonl
+    /// Files, folders or patterns of .json.gz, .jsonl, .jsonl.zst, .parquet or .arrow, also s3://, gs://, az:// and
+    /// https:// URLs; - for standard input
     #[arg(required = true, value_name = "INPUT")]
     inputs: Vec<String>,
     /// The shard folder; created, or continued when it holds an unfinished ingest of the same inputs
@@ -54,6 +56,8 @@ pub(crate) struct Arguments {
     /// Leave out up to N lines that cannot be used, counted over all inputs, and list them in the manifest
     #[arg(long, value_name = "N", default_value_t = 0)]
     skip_bad_lines: u64,
+    #[command(flatten)]
+    filters: FilterArguments,
     /// Ingest only share I (counted from 0) of N, into a folder of its own in DIR, to be joined by `ingest merge DIR`;
     /// without it, what SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX say; `none` ingests everything all the same
     #[arg(long, value_name = "I/N")]
@@ -137,6 +141,7 @@ fn job(arguments: &Arguments) -> Result<Job> {
         text_field: arguments.text_field.clone(),
         held_out: arguments.held_out,
         shard_tokens: arguments.shard_tokens,
+        filters: arguments.filters.filters(),
     };
     options.validate()?;
     let tokenizer = match &arguments.tokenizer {

@@ -4,8 +4,10 @@ pub(crate) mod c4;
 pub(crate) mod inspect;
 pub(crate) mod merge;
 pub(crate) mod verify;
+pub(crate) mod vocab;
 
 mod estimate;
+mod filters;
 mod format;
 mod meter;
 mod statistics;

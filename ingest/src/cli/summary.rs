@@ -1,5 +1,6 @@
 //! What an ingest came to, for people and for scripts.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ pub(crate) struct Summary {
     bytes: u64,
     skipped_lines: u64,
     empty_documents: u64,
+    /// Documents left out by filters, by reason.
+    filtered: BTreeMap<String, u64>,
     /// Parts that earlier runs had made.
     found_parts: u64,
     /// Of this run.
@@ -70,6 +73,13 @@ impl Summary {
             bytes: manifest.shards.iter().map(|shard| shard.bytes + shard.docs_bytes).sum(),
             skipped_lines: inputs.iter().map(|input| input.bad_lines.len() as u64).sum(),
             empty_documents: inputs.iter().map(|input| input.empty_documents).sum(),
+            filtered: inputs.iter().flat_map(|input| &input.filtered).fold(
+                BTreeMap::new(),
+                |mut sum, (reason, count)| {
+                    *sum.entry(reason.clone()).or_default() += count;
+                    sum
+                },
+            ),
             found_parts: outcome.found_parts as u64,
             seconds,
             mb_per_s: progress.text_bytes.load(Ordering::Relaxed) as f64 / 1e6 / seconds,
@@ -105,6 +115,7 @@ impl Summary {
             ("skipped lines", format::count(self.skipped_lines)),
             ("empty documents", format::count(self.empty_documents)),
         ];
+        rows.extend(self.filtered.iter().map(|(reason, found)| (reason.as_str(), format::count(*found))));
         if self.found_parts > 0 {
             rows.push(("from earlier runs", format::counted(self.found_parts, "part")));
         }

@@ -1,40 +1,95 @@
 //! Which files are ingested: paths, folders and patterns become one sorted list.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use crate::error::Error;
-use crate::folder::is_shard_folder;
+use loader::object::{Found as FoundObject, Location, Meta, ObjectError, Scheme};
 
+use super::format::{Format, MAGIC_BYTES};
+use super::object::ObjectFile;
+use super::parquet::{self, Segment};
+use super::{Source, location, open_part, open_stream};
+use crate::error::Error;
+use crate::folder::{MANIFEST_HASH_FILE, is_shard_folder};
+
+/// The input that stands for what comes through a pipe.
+pub const STANDARD_INPUT: &str = "-";
 /// Names of files that are taken from a folder.
-const ENDINGS: [&str; 4] = [".json.gz", ".jsonl.gz", ".json", ".jsonl"];
+const ENDINGS: [&str; 10] = [
+    ".json.gz",
+    ".jsonl.gz",
+    ".json.zst",
+    ".jsonl.zst",
+    ".json",
+    ".jsonl",
+    ".parquet",
+    ".arrow",
+    ".arrows",
+    ".feather",
+];
 /// Bytes at the start and at the end of a file that tell it from another of the same name and size.
 const SAMPLE_BYTES: u64 = 64 << 10;
 
-/// One file to be ingested.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One file to be ingested, or a segment of one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Input {
-    /// Where it lies.
+    /// Where it lies: a path, a URL, or [`STANDARD_INPUT`].
     pub path: PathBuf,
     /// Its name below the folder that all inputs share: what is recorded, so that the output does not depend on where
     /// the corpus lies.
     pub name: String,
     /// Its size.
     pub bytes: u64,
+    /// What its store said of it, for an object.
+    pub object: Option<Meta>,
+    /// The part of the file that it is, where a file is several inputs.
+    pub segment: Option<Segment>,
 }
 
 impl Input {
-    /// BLAKE3 of the file's first and last 64 KiB, in hexadecimal digits.
+    /// Opens it as what its content says it is.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// As [`open`](super::open); [`Error::ParquetStream`] for a table through a pipe.
+    pub fn open(&self, text_field: &str) -> Result<Box<dyn Source>, Error> {
+        if self.is_standard_input() {
+            return open_stream(io::stdin(), &self.path, text_field, |_| Err(Error::ParquetStream));
+        }
+        open_part(&self.path, text_field, self.object.as_ref(), self.segment.as_ref())
+    }
+
+    /// Whether it is what comes through a pipe.
+    pub fn is_standard_input(&self) -> bool {
+        self.path == Path::new(STANDARD_INPUT)
+    }
+
+    /// Its name without the segment.
+    pub fn file(&self) -> &str {
+        match self.segment {
+            Some(_) => self.name.rsplit_once(" [").map_or(&*self.name, |(file, _)| file),
+            None => &self.name,
+        }
+    }
+
+    /// What tells its content from another of the same name and size: of a file the BLAKE3 of its first and last
+    /// 64 KiB in hexadecimal digits, of an object its tag.
+    ///
+    /// # Errors
+    /// When it cannot be read.
     pub fn sample(&self) -> Result<String, Error> {
+        if self.is_standard_input() {
+            return Ok("standard input".to_owned());
+        }
+        if let Some(location) = location(&self.path)? {
+            return Ok(location.head()?.tag());
+        }
         let mut hasher = blake3::Hasher::new();
         let mut read = || {
             let mut file = File::open(&self.path)?;
-            for start in [0, self.bytes.saturating_sub(SAMPLE_BYTES)] {
+            let bytes = file.metadata()?.len();
+            for start in [0, bytes.saturating_sub(SAMPLE_BYTES)] {
                 file.seek(SeekFrom::Start(start))?;
                 hasher.update_reader((&mut file).take(SAMPLE_BYTES))?;
             }
@@ -42,6 +97,39 @@ impl Input {
         };
         read().map_err(Error::io("read", &self.path))?;
         Ok(hasher.finalize().to_hex().to_string())
+    }
+
+    /// The inputs that a file is: its segments where it has several, else itself.
+    fn divide(self) -> Result<Vec<Self>, Error> {
+        let segments = match (&self.object, location(&self.path)?) {
+            (Some(meta), Some(location)) if self.name.ends_with(".parquet") => {
+                parquet::segments(&ObjectFile::new(location, meta.clone()), &self.path)?
+            }
+            (None, None) if !self.is_standard_input() && self.path.is_file() => {
+                let mut file = File::open(&self.path).map_err(Error::io("open", &self.path))?;
+                let mut start = Vec::new();
+                (&mut file)
+                    .take(MAGIC_BYTES as u64)
+                    .read_to_end(&mut start)
+                    .map_err(Error::io("read", &self.path))?;
+                match Format::recognise(&start, &self.path) {
+                    // One that is too damaged to be divided is reported when its turn comes.
+                    Ok(Format::Parquet) => parquet::segments(&file, &self.path).unwrap_or_default(),
+                    _ => Vec::new(),
+                }
+            }
+            _ => Vec::new(),
+        };
+        if segments.len() < 2 {
+            return Ok(vec![self]);
+        }
+        let part = |segment: Segment| Self {
+            name: format!("{} [rows {} to {}]", self.name, segment.rows.start, segment.rows.end - 1),
+            bytes: segment.bytes,
+            segment: Some(segment),
+            ..self.clone()
+        };
+        Ok(segments.into_iter().map(part).collect())
     }
 }
 
@@ -56,13 +144,22 @@ pub struct Inputs {
 
 impl Inputs {
     /// Finds the files that `given` names: files, folders (with all folders in them but shard folders) and patterns
-    /// (`*`, `?`, `[...]`).
+    /// (`*`, `?`, `[...]`), on this machine or in an object store, or [`STANDARD_INPUT`] alone.
     ///
     /// # Errors
     /// When one of them names nothing, a pattern is wrong, or a folder cannot be read.
     pub fn find(given: &[String]) -> Result<Self, Error> {
         let mut found = Found::default();
+        if given.iter().any(|input| input == STANDARD_INPUT) {
+            return match given {
+                [_] => Ok(Self::standard_input()),
+                _ => Err(Error::StandardInputAmongOthers),
+            };
+        }
         for input in given {
+            if input.contains("://") && found.add_objects(input)? {
+                continue;
+            }
             let path = Path::new(input);
             if path.exists() {
                 found.add(path)?;
@@ -86,6 +183,12 @@ impl Inputs {
         found.finish()
     }
 
+    fn standard_input() -> Self {
+        let input =
+            Input { path: STANDARD_INPUT.into(), name: STANDARD_INPUT.to_owned(), ..Input::default() };
+        Self { files: vec![input], ignored: Vec::new() }
+    }
+
     /// Bytes of all files.
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.bytes).sum()
@@ -95,6 +198,8 @@ impl Inputs {
 #[derive(Default)]
 struct Found {
     files: Vec<PathBuf>,
+    /// By their URLs, sorted.
+    objects: BTreeMap<PathBuf, Meta>,
     ignored: Vec<PathBuf>,
 }
 
@@ -135,6 +240,66 @@ impl Found {
         Ok(())
     }
 
+    /// Takes an object, what a folder of objects holds, or what a pattern matches; false for what is no URL.
+    fn add_objects(&mut self, given: &str) -> Result<bool, Error> {
+        let is_pattern = given.contains(['*', '[']) || (given.contains('?') && !given.starts_with("http"));
+        let nothing = || Err(Error::NothingMatches { input: given.to_owned() });
+        if is_pattern {
+            let pattern = glob::Pattern::new(given)
+                .map_err(|source| Error::Pattern { input: given.to_owned(), source })?;
+            let fixed = given.split(['*', '?', '[']).next().unwrap_or_default();
+            let folder = fixed.rsplit_once('/').map_or(fixed, |(folder, _)| folder);
+            let Some(folder) = Location::parse(folder)? else { return Ok(false) };
+            let options =
+                glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::default() };
+            let matching: Vec<_> = folder
+                .list()?
+                .into_iter()
+                .filter(|found| pattern.matches_with(&found.location.to_string(), options))
+                .collect();
+            if matching.is_empty() {
+                return nothing();
+            }
+            self.objects.extend(matching.into_iter().map(object_entry));
+            return Ok(true);
+        }
+        let Some(location) = Location::parse(given)? else { return Ok(false) };
+        let is_web = location.scheme() == Scheme::Http;
+        let below = if is_web { Vec::new() } else { location.list()? };
+        if below.is_empty() {
+            return match location.head() {
+                Ok(meta) => {
+                    self.objects.extend([object_entry(FoundObject { location, meta })]);
+                    Ok(true)
+                }
+                Err(loader::Error::Object(error))
+                    if !is_web && matches!(*error, ObjectError::NotFound { .. }) =>
+                {
+                    nothing()
+                }
+                Err(error) => Err(error.into()),
+            };
+        }
+        let before = self.objects.len();
+        let shards = shard_folders(&below);
+        for found in below {
+            let url = found.location.to_string();
+            let name = found.location.name().to_lowercase();
+            if name.starts_with('.') || shards.iter().any(|folder| url.starts_with(folder.as_str())) {
+                continue;
+            }
+            if ENDINGS.iter().any(|ending| name.ends_with(ending)) {
+                self.objects.extend([object_entry(found)]);
+            } else {
+                self.ignored.push(url.into());
+            }
+        }
+        if self.objects.len() == before {
+            return Err(Error::NoInputIn { dir: given.into(), endings: ENDINGS.join(", *") });
+        }
+        Ok(true)
+    }
+
     /// Sorts, drops what was named twice, and names the rest.
     fn finish(self) -> Result<Inputs, Error> {
         let mut paths = Vec::new();
@@ -151,16 +316,35 @@ impl Found {
                 unique.push((absolute, path));
             }
         }
-        let shared = shared_folder(unique.iter().map(|(absolute, _)| &**absolute));
-        let files = unique.into_iter().map(|(absolute, path)| {
-            let name = absolute.strip_prefix(&shared).unwrap_or(&absolute).to_string_lossy().into_owned();
+        let urls = self.objects.keys();
+        let shared =
+            shared_folder(unique.iter().map(|(absolute, _)| &**absolute).chain(urls.map(|url| &**url)));
+        let name = |absolute: &Path| {
+            absolute.strip_prefix(&shared).unwrap_or(absolute).to_string_lossy().into_owned()
+        };
+        let mut files = Vec::new();
+        for (absolute, path) in unique {
             let bytes = fs::metadata(&path).map_err(Error::io("open", &path))?.len();
-            Ok(Input { path, name, bytes })
-        });
+            files.extend(Input { path, name: name(&absolute), bytes, ..Input::default() }.divide()?);
+        }
+        for (url, meta) in &self.objects {
+            let (name, bytes, object) = (name(url), meta.bytes, Some(meta.clone()));
+            files.extend(Input { path: url.clone(), name, bytes, object, segment: None }.divide()?);
+        }
         let mut ignored = self.ignored;
         ignored.sort();
-        Ok(Inputs { files: files.collect::<Result<_, Error>>()?, ignored })
+        Ok(Inputs { files, ignored })
     }
+}
+
+fn object_entry(found: FoundObject) -> (PathBuf, Meta) {
+    (found.location.to_string().into(), found.meta)
+}
+
+/// The URLs of the folders, with a slash at their ends, that hold shards.
+fn shard_folders(objects: &[FoundObject]) -> Vec<String> {
+    let urls = objects.iter().map(|found| found.location.to_string());
+    urls.filter_map(|url| url.strip_suffix(MANIFEST_HASH_FILE).map(str::to_owned)).collect()
 }
 
 /// The deepest folder that all files lie in.
@@ -201,13 +385,13 @@ mod tests {
             "c/2.json.gz",
             "c/1.json.gz",
             "c/deep/3.jsonl",
-            "c/1.parquet",
+            "c/1.orc",
             "c/.hidden.json",
             "other.txt",
         ]);
         let inputs = find(dir.path(), &["c/*.gz", "c", "c/1.json.gz"]).unwrap();
         assert_eq!(names(&inputs), ["1.json.gz", "2.json.gz", "deep/3.jsonl"]);
-        assert_eq!(inputs.ignored, [dir.path().join("c/1.parquet")]);
+        assert_eq!(inputs.ignored, [dir.path().join("c/1.orc")]);
         assert_eq!(inputs.bytes(), 11 + 11 + 14);
         let inputs = find(dir.path(), &["other.txt", "c/deep"]).unwrap();
         assert_eq!(names(&inputs), ["c/deep/3.jsonl", "other.txt"]);

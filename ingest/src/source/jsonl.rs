@@ -56,7 +56,9 @@ impl<R: Unpacked> JsonLines<R> {
     }
 
     fn next_line(&mut self) -> Result<Line, Error> {
-        let line = self.read_line().map_err(|source| self.unpack_error(source))?;
+        let line = self
+            .read_line()
+            .map_err(|source| Error::unpack(&self.path, self.reader.position(), self.unpacked, source))?;
         if line != Line::End {
             self.rows += 1;
         }

@@ -1,9 +1,15 @@
-//! Where documents come from: a file of any supported format, read row by row.
+//! Where documents come from: a file or an object of any supported format, read row by row.
 
+mod arrow;
+mod format;
 mod gzip;
 mod inputs;
 mod jsonl;
+mod object;
+mod parquet;
 mod row;
+mod table;
+mod zstd;
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -11,29 +17,22 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 pub use gzip::Gzip;
-pub use inputs::{Input, Inputs};
+pub use inputs::{Input, Inputs, STANDARD_INPUT};
+pub use parquet::Segment;
 pub use row::parse as parse_line;
+
+use loader::object::{Location, Meta};
 
 use crate::error::Error;
 use crate::profile::Timed;
+use format::Format;
 use gzip::Counted;
 use jsonl::JsonLines;
+use object::ObjectFile;
+use zstd::Zstd;
 
 /// Bytes of a file read at once.
 const READ_BYTES: usize = 256 << 10;
-/// The first bytes of every gzip file.
-const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
-/// What can be read, for messages.
-const READABLE: &str = "JSON lines, plain or packed with gzip (.json.gz, .jsonl.gz, .json, .jsonl)";
-/// Formats that are known but not read, by their first bytes.
-const UNREADABLE: [(&[u8], &str); 6] = [
-    (b"\x28\xb5\x2f\xfd", "a zstd frame"),
-    (b"PAR1", "a Parquet file"),
-    (b"ARROW1", "an Arrow file"),
-    (b"PK\x03\x04", "a zip archive"),
-    (b"BZh", "bzip2 data"),
-    (b"\xfd7zXZ", "xz data"),
-];
 
 /// One document of a source.
 #[derive(Debug, PartialEq)]
@@ -90,89 +89,65 @@ pub trait Source {
     fn position(&self) -> u64;
 }
 
-/// Opens an input as what its content says it is.
+/// Opens a file or an object as what its content says it is, from its first row to its last.
 ///
 /// # Errors
 /// [`Error::EmptyInput`], [`Error::UnknownFormat`], or an error of reading.
 pub fn open(path: &Path, text_field: &str) -> Result<Box<dyn Source>, Error> {
-    let file = File::open(path).map_err(Error::io("open", path))?;
-    let mut file = BufReader::with_capacity(READ_BYTES, Timed(file));
-    let start = file.fill_buf().map_err(Error::io("read", path))?;
-    match recognise(start, path)? {
-        Packing::Gzip => Ok(Box::new(JsonLines::new(Gzip::new(file), path, text_field))),
-        Packing::None => Ok(Box::new(JsonLines::new(Counted::new(file), path, text_field))),
-    }
+    open_part(path, text_field, None, None)
+}
+
+/// Opens a segment of a file or an object, which must still be the one that `meta` describes.
+fn open_part(
+    path: &Path,
+    text_field: &str,
+    meta: Option<&Meta>,
+    segment: Option<&Segment>,
+) -> Result<Box<dyn Source>, Error> {
+    let Some(location) = location(path)? else {
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        return open_stream(file, path, text_field, |_| parquet::open_file(path, text_field, segment));
+    };
+    let meta = match meta {
+        Some(meta) => meta.clone(),
+        None => location.head()?,
+    };
+    open_stream(location.open_as(&meta), path, text_field, |stream| {
+        // A table is read from its end on: the stream is of no use.
+        drop(stream);
+        parquet::open(ObjectFile::new(location, meta), path, text_field, segment)
+    })
+}
+
+/// Opens what can be read from front to back only; `open_parquet` is for the one format that cannot.
+fn open_stream<R: Read + 'static>(
+    stream: R,
+    path: &Path,
+    text_field: &str,
+    open_parquet: impl FnOnce(R) -> Result<Box<dyn Source>, Error>,
+) -> Result<Box<dyn Source>, Error> {
+    let mut stream = BufReader::with_capacity(READ_BYTES, Timed(stream));
+    let start = stream.fill_buf().map_err(|error| Error::of_reading(path, error))?;
+    Ok(match Format::recognise(start, path)? {
+        Format::Lines => Box::new(JsonLines::new(Counted::new(stream), path, text_field)),
+        Format::Gzip => Box::new(JsonLines::new(Gzip::new(stream), path, text_field)),
+        Format::Zstd => {
+            let stream = Zstd::new(stream).map_err(Error::io("unpack", path))?;
+            Box::new(JsonLines::new(stream, path, text_field))
+        }
+        Format::Parquet => return open_parquet(stream.into_inner().0),
+        Format::ArrowFile => return arrow::open(Counted::new(stream), path, text_field, true),
+        Format::ArrowStream => return arrow::open(Counted::new(stream), path, text_field, false),
+    })
+}
+
+/// The object that an input's path stands for; nothing for a file of this machine.
+fn location(path: &Path) -> Result<Option<Location>, Error> {
+    Ok(path.to_str().map(Location::parse).transpose()?.flatten())
 }
 
 /// A stream of unpacked bytes that knows how far it has come in its file.
 pub(crate) trait Unpacked: Read + BufRead {
     /// Bytes of the file consumed so far.
     fn position(&self) -> u64;
-}
-
-/// How the lines of a file are packed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Packing {
-    Gzip,
-    None,
-}
-
-/// Recognises a file by its first bytes; its name only decides what to expect where they leave it open.
-fn recognise(start: &[u8], path: &Path) -> Result<Packing, Error> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-    let unknown =
-        |found: String, expected| Err(Error::UnknownFormat { path: path.to_owned(), found, expected });
-    if start.is_empty() {
-        return Err(Error::EmptyInput { path: path.to_owned(), found: "the file has 0 bytes" });
-    }
-    if start.starts_with(&GZIP_MAGIC) {
-        return Ok(Packing::Gzip);
-    }
-    if let Some((_, format)) = UNREADABLE.iter().find(|(magic, _)| start.starts_with(magic)) {
-        return unknown(format!("the bytes of {format}"), READABLE);
-    }
-    if name.ends_with(".gz") {
-        let shown = &start[..start.len().min(4)];
-        return unknown(
-            format!("the bytes {shown:02x?}"),
-            "the gzip magic [1f, 8b], which its name promises",
-        );
-    }
-    let first = start.trim_ascii_start().first();
-    if first == Some(&b'{') || name.ends_with(".json") || name.ends_with(".jsonl") {
-        return Ok(Packing::None);
-    }
-    unknown(format!("the bytes {:02x?}", &start[..start.len().min(8)]), READABLE)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn recognised(start: &[u8], name: &str) -> Result<Packing, String> {
-        recognise(start, Path::new(name)).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn content_decides_and_the_name_only_helps() {
-        assert_eq!(recognised(b"\x1f\x8b\x08", "a.json"), Ok(Packing::Gzip));
-        assert_eq!(recognised(b"\x1f\x8b\x08", "download"), Ok(Packing::Gzip));
-        assert_eq!(recognised(b" {\"text\"", "download"), Ok(Packing::None));
-        assert_eq!(recognised(b"not json", "a.jsonl"), Ok(Packing::None));
-    }
-
-    #[test]
-    fn what_cannot_be_read_is_named() {
-        let said = recognised(b"PAR1....", "a.parquet").unwrap_err();
-        assert_eq!(said, format!("a.parquet starts with the bytes of a Parquet file; expected {READABLE}"));
-        let said = recognised(b"{\"te", "a.json.gz").unwrap_err();
-        assert_eq!(
-            said,
-            "a.json.gz starts with the bytes [7b, 22, 74, 65]; expected the gzip magic [1f, 8b], which its name promises"
-        );
-        assert!(recognised(b"hello", "a.txt").unwrap_err().contains("expected JSON lines"));
-        assert!(
-            recognised(b"", "a.json").unwrap_err().contains("a.json holds no rows: the file has 0 bytes")
-        );
-    }
 }

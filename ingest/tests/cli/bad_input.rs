@@ -92,12 +92,13 @@ fn files_without_content() {
 #[test]
 fn files_of_another_format() {
     let corpus = Corpus::empty();
+    corpus.write("a.orc", "ORC.....");
+    let said = said_of(&corpus, "a.orc", &[]);
+    assert!(said.contains("DIR/a.orc starts with the bytes of an ORC file; expected JSON lines"), "{said}");
+    fs::remove_dir_all(corpus.path("out")).unwrap();
     corpus.write("a.parquet", "PAR1....");
     let said = said_of(&corpus, "a.parquet", &[]);
-    assert!(
-        said.contains("DIR/a.parquet starts with the bytes of a Parquet file; expected JSON lines"),
-        "{said}"
-    );
+    assert!(said.contains("DIR/a.parquet cannot be read at row 0; fetch the file again"), "{said}");
     let said = fail(program(&["c4", "--out", "unused"]).arg(corpus.path("no/*.json.gz")));
     assert!(said.contains("no file matches") && said.contains("no/*.json.gz"), "{said}");
 }

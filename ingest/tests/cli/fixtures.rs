@@ -63,6 +63,12 @@ impl Corpus {
         command
     }
 
+    /// Ingests what lies under `input` and returns the folder.
+    pub(crate) fn shards_of(&self, input: &str, out: &str) -> PathBuf {
+        succeed(program(&["c4"]).arg(self.path(input)).arg("--out").arg(self.path(out)));
+        self.path(out)
+    }
+
     /// Ingests and returns the folder.
     pub(crate) fn shards(&self, out: &str, options: &[&str]) -> PathBuf {
         succeed(&mut self.ingest(out, options));

@@ -1,6 +1,6 @@
 //! `manifest.json`: what a shard folder holds and where it came from.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
@@ -151,6 +151,9 @@ pub struct InputFile {
     pub bad_lines: Vec<BadLine>,
     /// Rows that gave no token.
     pub empty_documents: u64,
+    /// Documents that filters left out, by reason.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub filtered: BTreeMap<String, u64>,
 }
 
 /// One row that was skipped.

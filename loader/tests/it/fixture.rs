@@ -88,6 +88,7 @@ pub(crate) fn write_folder(dir: &Path, token_bytes: u8, shards: &[Documents]) ->
             rows: entries[input].rows,
             bad_lines: Vec::new(),
             empty_documents: 0,
+            filtered: Default::default(),
         })
         .collect();
     let manifest = Manifest {

@@ -72,6 +72,7 @@ pub(crate) fn write(dir: &Path, documents: u32, flavour: &str) {
                 rows: sealed.documents,
                 bad_lines: Vec::new(),
                 empty_documents: 0,
+                filtered: Default::default(),
             }],
             options: serde_json::json!({}),
             fingerprint: empty,
