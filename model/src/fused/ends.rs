@@ -125,8 +125,10 @@ impl Ends {
                 let Some(d_loss) = gradients.remove(0) else { return Ok(vec![None]) };
                 // The logits now hold their gradient; what the loss is multiplied by afterwards scales the small factors.
                 let d_logits = logits; // [M, V]
-                let d_y = d_logits.matmul(&copy) * d_loss.to_kind(Kind::BFloat16); // [M, D]
-                let scaled = &y * d_loss.to_kind(Kind::BFloat16); // [M, D]
+                // First, since this thread has no CUDA context before its first kernel, and cuBLAS complains about that.
+                let scale = d_loss.to_kind(Kind::BFloat16); // []
+                let scaled = &y * &scale; // [M, D]
+                let d_y = d_logits.matmul(&copy) * scale; // [M, D]
                 add_product(&words, &d_logits.tr(), &scaled)?;
                 let columns = 0..d_logits.size()[1];
                 kernels.add_sums_of(&d_logits, columns, Some(&d_loss), &gradient(&bias)?)?;

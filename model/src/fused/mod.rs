@@ -1,4 +1,4 @@
-//! The fused path: MosaicBERT, and unpadded BERT, in bf16 on a CUDA card, over our own kernels and cuBLAS.
+//! The fused path: MosaicBERT in bf16 on a CUDA card, over our own kernels and cuBLAS.
 //!
 //! It computes what the reference path computes, from the same [`Parameters`], into the same gradients. Embedding, every
 //! encoder layer, and decoder with loss are one node of the autograd graph each, with backward passes written out; between
@@ -26,7 +26,7 @@ use kernels::{HEAD_SIZE, Kernels, LARGEST_VOCABULARY, Sequences, WIDEST_ROW};
 use layer::{Layer, Pass};
 use weights::Weight;
 
-use crate::config::{LayerNormPrecision, Padding, PositionEmbedding};
+use crate::config::{FeedForwardKind, LayerNormPrecision, Padding, PositionEmbedding};
 use crate::torch::upload;
 use crate::{Error, ModelConfig, Parameters, TokenBatch, alibi};
 
@@ -150,6 +150,14 @@ fn obstacle(config: &ModelConfig, compute_kind: Kind) -> Option<String> {
     if compute_kind != Kind::BFloat16 {
         return Some(format!("the model computes in {compute_kind:?}, expected BFloat16"));
     }
+    // The kernels and nodes for learned positions are there, but the gradient of the last layer's queries was measured on a
+    // card at 13 % from float64 where plain libtorch is at 2 %: not offered before that is understood.
+    if config.position_embedding != PositionEmbedding::Alibi {
+        return field("position_embedding", "learned".to_owned(), "alibi".to_owned());
+    }
+    if config.feed_forward != FeedForwardKind::Geglu {
+        return field("feed_forward", "gelu".to_owned(), "geglu".to_owned());
+    }
     if config.padding != Padding::Unpadded {
         return field("padding", "padded".to_owned(), "unpadded".to_owned());
     }
@@ -190,9 +198,10 @@ mod tests {
         assert_eq!(obstacle(&ModelConfig::mosaic_bert_large(), Kind::BFloat16), None);
         assert!(obstacle(&base, Kind::Float).unwrap().contains("computes in Float"));
         let refused = |config: ModelConfig| obstacle(&config, Kind::BFloat16).unwrap();
-        assert!(refused(ModelConfig::bert_base()).contains("model.padding is padded, expected unpadded"));
-        let unpadded = ModelConfig { padding: Padding::Unpadded, ..ModelConfig::bert_base() };
-        assert_eq!(obstacle(&unpadded, Kind::BFloat16), None);
+        assert!(refused(ModelConfig::bert_base()).contains("position_embedding is learned, expected alibi"));
+        assert!(
+            refused(ModelConfig { padding: Padding::Padded, ..base.clone() }).contains("expected unpadded")
+        );
         assert!(refused(ModelConfig { num_attention_heads: 6, ..base.clone() }).contains("64 times"));
         assert!(refused(ModelConfig { vocab_size: 30_522, ..base.clone() }).contains("a multiple of 8"));
         assert!(refused(ModelConfig { hidden_size: 1536, num_attention_heads: 24, ..base }).contains("1024"));

@@ -113,6 +113,7 @@ pub(super) fn write(
                 rows: samples,
                 bad_lines: Vec::new(),
                 empty_documents: 0,
+                filtered: Default::default(),
             }],
             options: serde_json::json!({ "samples": samples, "seq_len": seq_len, "lengths": lengths }),
             fingerprint: hash("synthetic"),
