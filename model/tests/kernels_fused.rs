@@ -9,7 +9,7 @@ mod golden;
 use std::path::Path;
 
 use golden::Golden;
-use model::config::{FeedForwardKind, LayerNormPrecision, PositionEmbedding};
+use model::config::LayerNormPrecision;
 use model::{Head, MaskedLm, ModelConfig, Parameters, TokenBatch};
 use tch::{Device, Kind, Tensor, no_grad};
 
