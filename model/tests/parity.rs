@@ -129,12 +129,12 @@ impl Golden {
                     SequenceClassifier::from_parameters(&config, num_labels, parameters, Kind::Double)
                         .unwrap();
                 let labels = &self.tensors["labels"];
-                let output = model.loss(&batch, labels, true, labels.size()[0] as f64);
+                let output = model.loss(&batch, labels, true, labels.size()[0] as f64).unwrap();
                 output.loss.backward();
                 self.measure("loss", &output.loss, &mut errors);
-                self.measure_hidden(&model.hidden(&batch), &real, &mut errors);
+                self.measure_hidden(&model.hidden(&batch).unwrap(), &real, &mut errors);
                 self.measure("logits", &output.logits, &mut errors);
-                self.measure("logits", &model.logits(&batch), &mut errors);
+                self.measure("logits", &model.logits(&batch).unwrap(), &mut errors);
                 self.measure_gradients(model.parameters(), &mut errors);
             }
         }

@@ -7,7 +7,11 @@ use tch::{Device, Kind, Tensor};
 use crate::encoder::Encoder;
 use crate::heads::{Head, parameter_kind};
 use crate::linear::Linear;
+use crate::torch::caught;
 use crate::{Error, ModelConfig, Parameters, TokenBatch, loss};
+
+/// What errors say was asked of libtorch.
+const FORWARD: &str = "forward pass";
 
 /// An encoder with pooler and classifier.
 #[derive(Debug)]
@@ -72,6 +76,11 @@ impl SequenceClassifier {
         })
     }
 
+    /// The number of labels; 1 is a regression.
+    pub fn num_labels(&self) -> i64 {
+        self.num_labels
+    }
+
     /// The architecture.
     pub fn config(&self) -> &ModelConfig {
         &self.config
@@ -86,8 +95,11 @@ impl SequenceClassifier {
     ///
     /// # Shape
     /// - result: `[T, D]`
-    pub fn hidden(&self, batch: &TokenBatch) -> Tensor {
-        self.encoder.forward(batch, None, false)
+    ///
+    /// # Errors
+    /// As [`Self::loss`].
+    pub fn hidden(&self, batch: &TokenBatch) -> Result<Tensor, Error> {
+        caught(FORWARD, || Ok(self.encoder.forward(batch, None, false)))
     }
 
     /// The scores of each sequence, without dropout.
@@ -95,10 +107,10 @@ impl SequenceClassifier {
     /// # Shape
     /// - result: `[B, num_labels]`
     ///
-    /// # Panics
-    /// When a sequence is empty: it has no first token.
-    pub fn logits(&self, batch: &TokenBatch) -> Tensor {
-        self.classify(batch, false)
+    /// # Errors
+    /// As [`Self::loss`].
+    pub fn logits(&self, batch: &TokenBatch) -> Result<Tensor, Error> {
+        caught(FORWARD, || self.classify(batch, false))
     }
 
     /// Loss and scores. `labels` are classes (i64), or numbers when there is one label; the mean over the batch
@@ -107,30 +119,45 @@ impl SequenceClassifier {
     /// # Shape
     /// - `labels`: `[B]`
     ///
-    /// # Panics
-    /// When a sequence is empty: it has no first token.
+    /// # Errors
+    /// [`Error::Batch`] when a sequence is empty: it has no first token. [`Error::OutOfMemory`]; [`Error::Torch`] where
+    /// libtorch refuses for another reason.
     pub fn loss(
         &self,
         batch: &TokenBatch,
         labels: &Tensor,
         train: bool,
         normalizer: f64,
-    ) -> ClassifierOutput {
-        let logits = self.classify(batch, train); // [B, num_labels]
-        let loss = match self.num_labels {
-            1 => loss::squared_error(&logits.squeeze_dim(-1), labels, normalizer),
-            _ => loss::cross_entropy(&logits, labels, normalizer),
-        };
-        ClassifierOutput { loss, logits }
+    ) -> Result<ClassifierOutput, Error> {
+        caught(FORWARD, || {
+            let logits = self.classify(batch, train)?; // [B, num_labels]
+            let loss = match self.num_labels {
+                1 => loss::squared_error(&logits.squeeze_dim(-1), labels, normalizer),
+                _ => loss::cross_entropy(&logits, labels, normalizer),
+            };
+            Ok(ClassifierOutput { loss, logits })
+        })
     }
 
     /// # Shape
     /// - result: `[B, num_labels]`
-    fn classify(&self, batch: &TokenBatch, train: bool) -> Tensor {
-        let empty = batch.cu_seqlens.windows(2).position(|pair| pair[0] == pair[1]);
-        assert_eq!(empty, None, "an empty sequence cannot be classified");
+    fn classify(&self, batch: &TokenBatch, train: bool) -> Result<Tensor, Error> {
+        if let Some(empty) = batch.cu_seqlens.windows(2).position(|pair| pair[0] == pair[1]) {
+            let found = format!("empty in sequence {empty}");
+            return Err(Error::Batch { what: "a text", found, expected: "at least one token".to_owned() });
+        }
         let first = self.encoder.forward(batch, Some(&batch.first_tokens()), train); // [B, D]
         let pooled = self.pooler.forward(&first).tanh().dropout(self.dropout, train); // [B, D]
-        self.classifier.forward(&pooled) // [B, num_labels]
+        Ok(self.classifier.forward(&pooled)) // [B, num_labels]
+    }
+}
+
+impl ClassifierOutput {
+    /// Adds the gradient of the loss to that of every parameter.
+    ///
+    /// # Errors
+    /// Those of [`SequenceClassifier::loss`]; the gradients are then worth nothing.
+    pub fn backward(&self) -> Result<(), Error> {
+        self.loss.f_backward().map_err(|error| Error::torch("backward pass", &error.to_string()))
     }
 }
