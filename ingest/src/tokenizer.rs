@@ -44,6 +44,14 @@ impl TokenizerFile {
         Self::parse(path.display().to_string(), Cow::Owned(bytes))
     }
 
+    /// The content of a `tokenizer.json`; `name` is what messages call it.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] or [`Error::MissingSpecialTokens`].
+    pub fn from_bytes(name: &str, bytes: Vec<u8>) -> Result<Self, Error> {
+        Self::parse(name.to_owned(), Cow::Owned(bytes))
+    }
+
     fn parse(name: String, bytes: Cow<'static, [u8]>) -> Result<Self, Error> {
         // Documents are spread over our own threads.
         tokenizers::utils::parallelism::set_parallelism(false);
@@ -98,6 +106,13 @@ impl TokenizerFile {
     /// A token as the tokenizer writes it, such as `##ing`.
     pub fn token(&self, id: u32) -> Option<String> {
         self.tokenizer.id_to_token(id)
+    }
+
+    /// Whether every id stands for the same token in `other`. The files may still differ, in what they say of lengths or in
+    /// their layout.
+    pub fn same_vocabulary(&self, other: &Self) -> bool {
+        self.info.blake3 == other.info.blake3
+            || self.tokenizer.get_vocab(true) == other.tokenizer.get_vocab(true)
     }
 
     /// The text of token ids, as far as it can be told: an uncased vocabulary has lost the case.

@@ -28,6 +28,7 @@ pub enum Split {
 #[derive(Debug)]
 pub struct Corpus {
     manifests: Vec<Manifest>,
+    tokenizer_json: Vec<u8>,
     shards: Vec<Shard>,
     /// The number of the first training document of each shard, then their total.
     train_starts: Vec<u64>,
@@ -44,6 +45,7 @@ impl Corpus {
     pub fn open<P: AsRef<Path>>(dirs: &[P]) -> Result<Arc<Self>, Error> {
         let mut corpus = Self {
             manifests: Vec::new(),
+            tokenizer_json: Vec::new(),
             shards: Vec::new(),
             train_starts: vec![0],
             held_out_starts: vec![0],
@@ -52,9 +54,11 @@ impl Corpus {
         for dir in dirs {
             let dir = dir.as_ref();
             let manifest = Manifest::read(dir)?;
-            check_tokenizer(dir, &manifest.tokenizer)?;
+            let tokenizer_json = read_tokenizer(dir, &manifest.tokenizer)?;
             if let Some(first) = corpus.manifests.first() {
                 check_same_tokenizer((dirs[0].as_ref(), &first.tokenizer), (dir, &manifest.tokenizer))?;
+            } else {
+                corpus.tokenizer_json = tokenizer_json;
             }
             for entry in &manifest.shards {
                 let shard = Shard::open(&dir.join(&entry.file))?;
@@ -86,6 +90,11 @@ impl Corpus {
     /// The tokenizer of all folders.
     pub fn tokenizer(&self) -> &TokenizerInfo {
         &self.manifests[0].tokenizer
+    }
+
+    /// The `tokenizer.json` that lies in each folder.
+    pub fn tokenizer_json(&self) -> &[u8] {
+        &self.tokenizer_json
     }
 
     /// The shards of all folders, in the order of their documents.
@@ -297,11 +306,12 @@ impl Shard {
 }
 
 /// The tokenizer in the folder must be the one that made the ids.
-fn check_tokenizer(dir: &Path, tokenizer: &TokenizerInfo) -> Result<(), Error> {
+fn read_tokenizer(dir: &Path, tokenizer: &TokenizerInfo) -> Result<Vec<u8>, Error> {
     let path = dir.join(&tokenizer.file);
-    let found = blake3::hash(&fs::read(&path).map_err(Error::io("read", &path))?).to_hex();
+    let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
+    let found = blake3::hash(&bytes).to_hex();
     if found.as_str() == tokenizer.blake3 {
-        return Ok(());
+        return Ok(bytes);
     }
     let (found, expected) = (found.to_string(), tokenizer.blake3.clone());
     Err(Error::NotAsInManifest { path, what: "the BLAKE3", found, expected })

@@ -155,6 +155,53 @@ impl Parameters {
         ))
     }
 
+    /// Parameters of another head over a trained encoder: the encoder's come from `tensors`, which must have all of
+    /// them; the head's too where they are there in its shape, and are fresh elsewhere. Tensors of other heads are left
+    /// out. Returns the names of the fresh ones.
+    ///
+    /// # Errors
+    /// [`Error::Names`] and [`Error::Shape`], when the encoder's tensors are not exactly this architecture's, or one is
+    /// of no head.
+    pub fn with_head(
+        config: &ModelConfig,
+        head: Head,
+        tensors: Vec<(String, Tensor)>,
+        origin: &str,
+        seed: u64,
+        device: Device,
+        kind: Kind,
+    ) -> Result<(Parameters, Vec<String>), Error> {
+        let specs = config.parameter_specs(head);
+        let known = |name: &str| {
+            specs.iter().any(|spec| spec.name == name)
+                || (!is_encoders(name)
+                    && [Head::MaskedLm, Head::Classifier { num_labels: 1 }]
+                        .iter()
+                        .any(|&other| config.parameter_specs(other).iter().any(|spec| spec.name == name)))
+        };
+        let unexpected: Vec<String> =
+            tensors.iter().filter(|(name, _)| !known(name)).map(|(name, _)| name.clone()).collect();
+        let mut by_name: HashMap<String, Tensor> = tensors.into_iter().collect();
+        let (mut chosen, mut fresh, mut missing) = (Vec::new(), Vec::new(), Vec::new());
+        for spec in &specs {
+            let found = by_name.remove(&spec.name);
+            match found.filter(|found| is_encoders(&spec.name) || found.size() == spec.shape) {
+                Some(found) => chosen.push((spec.name.clone(), found)),
+                None if is_encoders(&spec.name) => missing.push(spec.name.clone()),
+                None => {
+                    let values = init::values(spec, config.initializer_range, seed);
+                    let tensor = Tensor::from_slice(&values).view(spec.shape.as_slice());
+                    chosen.push((spec.name.clone(), tensor));
+                    fresh.push(spec.name.clone());
+                }
+            }
+        }
+        if !(missing.is_empty() && unexpected.is_empty()) {
+            return Err(Error::Names { origin: origin.to_owned(), missing, unexpected });
+        }
+        Ok((Parameters::from_tensors(config, head, chosen, origin, device, kind)?, fresh))
+    }
+
     /// Replaces all values by those in the safetensors file `path`, in place.
     ///
     /// # Errors
@@ -218,6 +265,11 @@ impl Parameters {
         let index = entries.iter().enumerate().map(|(i, (name, _))| (name.clone(), i)).collect();
         Parameters { entries, index }
     }
+}
+
+/// Whether a name is that of an encoder's parameter, not of a head's.
+fn is_encoders(name: &str) -> bool {
+    name.starts_with("bert.embeddings.") || name.starts_with("bert.encoder.")
 }
 
 /// The tensors in the order of `expected`, after checking that names and shapes are exactly those.
@@ -354,6 +406,35 @@ mod tests {
         for ((name, a), (_, b)) in parameters.iter().zip(init(&tiny(), 1).iter()) {
             assert!(a.equal(b), "{name} was changed");
         }
+    }
+
+    #[test]
+    fn another_head_takes_the_encoder_and_is_fresh_where_it_has_to_be() {
+        let with = |head, tensors: &Parameters| {
+            let tensors = tensors.iter().map(|(name, t)| (name.to_owned(), t.shallow_clone())).collect();
+            Parameters::with_head(&tiny(), head, tensors, "m", 7, Device::Cpu, Kind::Float)
+        };
+        let two = Head::Classifier { num_labels: 2 };
+        let (classifier, fresh) = with(two, &init(&tiny(), 1)).unwrap();
+        let head =
+            ["bert.pooler.dense.weight", "bert.pooler.dense.bias", "classifier.weight", "classifier.bias"];
+        assert_eq!(fresh, head);
+        let expected = Parameters::init(&tiny(), two, 7, Device::Cpu, Kind::Float);
+        for (name, tensor) in classifier.iter() {
+            let source =
+                if fresh.iter().any(|f| f == name) { expected.get(name) } else { init(&tiny(), 1).get(name) };
+            assert!(tensor.equal(&source), "{name}");
+        }
+        // Another number of labels: the pooler stays, the last map is fresh.
+        let (_, fresh) = with(Head::Classifier { num_labels: 3 }, &classifier).unwrap();
+        assert_eq!(fresh, ["classifier.weight", "classifier.bias"]);
+        // An encoder that is not whole is refused, and so is what belongs to no head.
+        let bert = init(&ModelConfig { position_embedding: PositionEmbedding::Learned, ..tiny() }, 2);
+        let error = with(two, &bert).unwrap_err().to_string();
+        assert!(
+            error.contains("4 tensors expected and not found") && error.contains("found and not expected"),
+            "{error}"
+        );
     }
 
     #[test]

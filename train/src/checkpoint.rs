@@ -1,7 +1,7 @@
 //! Checkpoints: everything that the rest of a run depends on, in a folder that exists whole or not at all.
 //!
 //! A checkpoint holds `model.safetensors` (names as in MosaicML's checkpoints), `optimizer.safetensors` (two moments
-//! a parameter), `config.toml` and, written last, `state.json` with counters and the checksums of the other files.
+//! a parameter), `config.toml`, the tokenizer its ids come from and, written last, `state.json` with counters and the checksums of the other files.
 //! All files are written and made durable in a folder beside, which is then renamed: a crash leaves either the
 //! whole checkpoint or a leftover that nobody reads. Order of samples, masks and dropout are functions of the seed and
 //! the step, so there is no generator state to keep.
@@ -11,6 +11,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use ingest::TokenizerFile;
 use model::Parameters;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -24,10 +25,11 @@ use crate::optimizer::DecoupledAdamW;
 /// Version of the layout above.
 pub const FORMAT_VERSION: u32 = 1;
 
-const MODEL: &str = "model.safetensors";
+pub(crate) const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const CONFIG: &str = "config.toml";
-const STATE: &str = "state.json";
+const TOKENIZER: &str = "tokenizer.json";
+pub(crate) const STATE: &str = "state.json";
 /// Start of the name of a checkpoint under construction.
 const UNFINISHED: &str = ".unfinished-";
 
@@ -114,7 +116,8 @@ pub struct Identity<'a> {
     pub tokenizer_blake3: &'a str,
 }
 
-/// Saves a checkpoint into `dir`, the folder of all checkpoints, and returns its path. `state.files` is filled in.
+/// Saves a checkpoint into `dir`, the folder of all checkpoints, and returns its path. `tokenizer` is the content of its
+/// `tokenizer.json`. `state.files` is filled in.
 ///
 /// # Errors
 /// Whatever kept a file from being written; earlier checkpoints are untouched then.
@@ -122,6 +125,7 @@ pub fn save(
     dir: &Path,
     mut state: State,
     config: &Config,
+    tokenizer: &[u8],
     parameters: &Parameters,
     optimizer: &DecoupledAdamW,
 ) -> Result<PathBuf, Error> {
@@ -130,7 +134,7 @@ pub fn save(
     let io = |source| Error::Write { path: beside.clone(), source };
     remove(&beside)?;
     fs::create_dir_all(&beside).map_err(io)?;
-    let written = write_files(&beside, &mut state, config, parameters, optimizer);
+    let written = write_files(&beside, &mut state, config, tokenizer, parameters, optimizer);
     if let Err(error) = written {
         // Frees the space again; when that fails too, the first error is the one worth telling.
         let _ = fs::remove_dir_all(&beside);
@@ -147,13 +151,15 @@ fn write_files(
     dir: &Path,
     state: &mut State,
     config: &Config,
+    tokenizer: &[u8],
     parameters: &Parameters,
     optimizer: &DecoupledAdamW,
 ) -> Result<(), Error> {
     write_config(&dir.join(CONFIG), config)?;
+    loader::atomic::write_file(&dir.join(TOKENIZER), |out| out.write_all(tokenizer))?;
     parameters.save(&dir.join(MODEL))?;
     optimizer.save(&dir.join(OPTIMIZER))?;
-    for name in [CONFIG, MODEL, OPTIMIZER] {
+    for name in [CONFIG, TOKENIZER, MODEL, OPTIMIZER] {
         state.files.insert(name.to_owned(), sum(&dir.join(name))?);
     }
     let text = serde_json::to_string_pretty(&state).expect("strings, numbers and maps");
@@ -307,6 +313,26 @@ impl Checkpoint {
             expected: tokenizer_blake3.to_owned(),
             advice: "give shards that were ingested with the checkpoint's tokenizer",
         })
+    }
+
+    /// The tokenizer whose ids the model was trained on.
+    ///
+    /// # Errors
+    /// [`Error::BadCheckpoint`] where there is none, or another.
+    pub fn tokenizer(&self) -> Result<TokenizerFile, Error> {
+        let path = self.path.join(TOKENIZER);
+        let bad = |reason| Error::BadCheckpoint { path: self.path.clone(), reason };
+        if !path.exists() {
+            return Err(bad(format!(
+                "it has no {TOKENIZER}; copy it there from the shards it was trained on"
+            )));
+        }
+        let tokenizer = TokenizerFile::read(&path)?;
+        let (found, expected) = (&tokenizer.info().blake3, &self.state.tokenizer_blake3);
+        match found == expected {
+            true => Ok(tokenizer),
+            false => Err(bad(format!("{TOKENIZER} is another one: BLAKE3 is {found}, expected {expected}"))),
+        }
     }
 
     /// Copies the weights into `parameters`.

@@ -10,6 +10,10 @@ pub enum Error {
     #[error(transparent)]
     Loader(#[from] loader::Error),
 
+    /// A tokenizer, or a text that is read.
+    #[error(transparent)]
+    Ingest(#[from] ingest::Error),
+
     /// The model.
     #[error(transparent)]
     Model(#[from] model::Error),
@@ -199,6 +203,99 @@ pub enum Error {
         path: PathBuf,
         /// The refusals, joined.
         refused: String,
+    },
+
+    /// `--from` or `--init-from` names a folder that holds no model.
+    #[error("{} holds no model: {found}", path.display())]
+    NotAModel {
+        /// The folder.
+        path: PathBuf,
+        /// What is there instead, and what to do.
+        found: String,
+    },
+
+    /// A model lacks the head that something needs.
+    #[error(
+        "the model in {} has no {head} head; train one: `train --init-from` pretrains, `train finetune --from` fine-tunes",
+        path.display()
+    )]
+    NoHead {
+        /// The model's folder.
+        path: PathBuf,
+        /// "masked-LM" or "classification".
+        head: &'static str,
+    },
+
+    /// What is to be written is there already.
+    #[error("{} is there already; choose another name, or remove it first", path.display())]
+    OutExists {
+        /// The file or folder.
+        path: PathBuf,
+    },
+
+    /// A model of others cannot be imported.
+    #[error("{} cannot be imported: {reason}", path.display())]
+    Import {
+        /// Its folder.
+        path: PathBuf,
+        /// What was found, what was expected, and what to do.
+        reason: String,
+    },
+
+    /// A model cannot be exported in the format asked for.
+    #[error("the model in {} cannot be exported as {format}: {reason}", path.display())]
+    Export {
+        /// Its folder.
+        path: PathBuf,
+        /// The format.
+        format: &'static str,
+        /// What stands in the way, and what to do.
+        reason: String,
+    },
+
+    /// A sentence to be filled in has no masked word.
+    #[error("{sentence:?} has no [MASK]; write [MASK] where a word is to be filled in")]
+    NoMask {
+        /// The sentence.
+        sentence: String,
+    },
+
+    /// A tokenizer failed on a text.
+    #[error("{tokenizer} cannot encode the text: {reason}")]
+    Encode {
+        /// The tokenizer's file.
+        tokenizer: String,
+        /// Its reason.
+        reason: String,
+    },
+
+    /// A row that is to be embedded is no text.
+    #[error("{}, row {row}, is no text: {reason}; every row gets an embedding, so repair or remove it", path.display())]
+    BadRow {
+        /// The file.
+        path: PathBuf,
+        /// The row, counted from 1.
+        row: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// The name of a file of embeddings does not tell its format.
+    #[error("{} has no ending that tells the format; give it .parquet or .npy", path.display())]
+    EmbeddingFormat {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// A model and the shards it is to be trained on have different vocabularies.
+    #[error(
+        "the model in {} has another vocabulary than the shards: their ids mean other words. Ingest the text with its \
+         tokenizer: ingest c4 ... --tokenizer {}/tokenizer.json",
+        path.display(), path.display()
+    )]
+    OtherVocabulary {
+        /// The model's folder.
+        path: PathBuf,
     },
 
     /// A checkpoint could not be written.

@@ -4,7 +4,7 @@
 //! RUN/config.toml        the resolved configuration
 //! RUN/provenance.json    program, data, machine, command
 //! RUN/metrics.jsonl      one object a logged step or evaluation
-//! RUN/checkpoints/step-000100/{config.toml, model.safetensors, optimizer.safetensors, state.json}
+//! RUN/checkpoints/step-000100/{config.toml, tokenizer.json, model.safetensors, optimizer.safetensors, state.json}
 //! ```
 
 use std::fs::{self, File};

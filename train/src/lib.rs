@@ -19,6 +19,7 @@ pub mod folder;
 pub mod host;
 pub mod layers;
 pub mod metrics;
+pub mod model_folder;
 pub mod optimizer;
 pub mod progress;
 pub mod report;

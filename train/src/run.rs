@@ -305,7 +305,14 @@ impl Run {
         self.metrics.sync()?;
         self.state.updates = self.optimizer.updates();
         let (dir, state) = (self.folder.checkpoints(), self.state.clone());
-        let saved = checkpoint::save(&dir, state, &self.config, self.model.parameters(), &self.optimizer);
+        let saved = checkpoint::save(
+            &dir,
+            state,
+            &self.config,
+            self.corpus.tokenizer_json(),
+            self.model.parameters(),
+            &self.optimizer,
+        );
         if let Err(source) = saved {
             let (step, last_good) = (self.state.step, self.last_good());
             return Err(Error::SaveFailed { step, last_good, source: Box::new(source) });
