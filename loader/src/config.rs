@@ -49,14 +49,17 @@ pub enum MaskRate {
     Linear(LinearMaskRate),
 }
 
-/// A mask rate that moves in a straight line and then stays.
+/// A mask rate that moves in a straight line; before and after it stays.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LinearMaskRate {
-    /// Rate at step 0.
+    /// Rate at step `first_step` and before it.
     pub from: f64,
-    /// Rate at step `steps` and after it.
+    /// Rate `steps` steps later, and after that.
     pub to: f64,
+    /// The step at which the rate begins to move.
+    #[serde(default)]
+    pub first_step: u64,
     /// Steps over which the rate moves.
     pub steps: u64,
 }
@@ -66,12 +69,9 @@ impl MaskRate {
     pub fn at(&self, step: u64) -> f64 {
         match *self {
             MaskRate::Constant(rate) => rate,
-            MaskRate::Linear(LinearMaskRate { from, to, steps }) => {
-                if step >= steps {
-                    to
-                } else {
-                    from + (to - from) * (step as f64 / steps as f64)
-                }
+            MaskRate::Linear(LinearMaskRate { from, to, first_step, steps }) => {
+                let into = step.saturating_sub(first_step);
+                if into >= steps { to } else { from + (to - from) * (into as f64 / steps as f64) }
             }
         }
     }
@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn values_out_of_range_are_named() {
         let ok = LoaderConfig::default();
-        let too_high = MaskRate::Linear(LinearMaskRate { from: 0.3, to: 1.5, steps: 9 });
+        let too_high = MaskRate::Linear(LinearMaskRate { from: 0.3, to: 1.5, first_step: 0, steps: 9 });
         for (field, config) in [
             ("seq_len", LoaderConfig { seq_len: 2, ..ok.clone() }),
             ("micro_batch_tokens", LoaderConfig { micro_batch_tokens: 0, ..ok.clone() }),

@@ -1,12 +1,19 @@
 //! Checkpoints: everything that the rest of a run depends on, in a folder that exists whole or not at all.
 //!
 //! A checkpoint holds `model.safetensors` (names as in MosaicML's checkpoints), `optimizer.safetensors` (two moments
-//! a parameter), `config.toml`, the tokenizer its ids come from and, written last, `state.json` with counters and the checksums of the other files.
+//! a parameter), `config.toml`, the tokenizer its ids come from and, written last, `state.json` with counters and the checksums
+//! of the other files.
 //! All files are written and made durable in a folder beside, which is then renamed: a crash leaves either the
 //! whole checkpoint or a leftover that nobody reads. Order of samples, masks and dropout are functions of the seed and
-//! the step, so there is no generator state to keep.
+//! the step, so the state of the generators is two numbers, the seed and what the next step derives from it.
+//!
+//! Training goes on while a checkpoint is written ([`Saver`]).
 
-use std::collections::BTreeMap;
+mod average;
+mod saver;
+mod snapshot;
+mod state;
+
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -16,14 +23,20 @@ use model::Parameters;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::config::Config;
+pub use average::average;
+pub use saver::Saver;
+pub use snapshot::Snapshot;
+pub use state::{FileSum, Spent, State, Window};
+
+use crate::config::{CheckpointConfig, Config};
 use crate::error::Error;
 use crate::folder::{read_config, write_config};
-use crate::host::PROGRAM;
+use crate::host::Provenance;
 use crate::optimizer::DecoupledAdamW;
+use crate::step::step_seed;
 
 /// Version of the layout above.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 pub(crate) const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -33,60 +46,6 @@ pub(crate) const STATE: &str = "state.json";
 /// Start of the name of a checkpoint under construction.
 const UNFINISHED: &str = ".unfinished-";
 
-/// Size and checksum of a file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FileSum {
-    /// Size in bytes.
-    pub bytes: u64,
-    /// BLAKE3 in hexadecimal.
-    pub blake3: String,
-}
-
-/// Where a run stands: what a checkpoint knows beside its tensors.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct State {
-    /// [`FORMAT_VERSION`].
-    pub format_version: u32,
-    /// Program that wrote it.
-    pub program: String,
-    /// Steps done, skipped ones included; also the index of the next step.
-    pub step: u64,
-    /// Updates the optimizer has made.
-    pub updates: u64,
-    /// Samples seen.
-    pub samples: u64,
-    /// Tokens seen.
-    pub tokens: u64,
-    /// Steps skipped because loss or gradient were not finite.
-    pub skipped: u64,
-    /// How many of them were the last ones.
-    pub skipped_in_a_row: u64,
-    /// Seconds of training.
-    pub elapsed_s: f64,
-    /// Sums since the last line of `metrics.jsonl`.
-    pub window: Window,
-    /// BLAKE3 of the data's manifest.
-    pub manifest_blake3: String,
-    /// BLAKE3 of the tokenizer.
-    pub tokenizer_blake3: String,
-    /// The other files of the checkpoint.
-    pub files: BTreeMap<String, FileSum>,
-}
-
-/// Sums over the steps since the last training record.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Window {
-    /// Sum of the cross-entropies of all masked tokens, in nats.
-    pub loss: f64,
-    /// Masked tokens predicted exactly.
-    pub correct: u64,
-    /// Masked tokens.
-    pub masked: u64,
-}
-
 /// What `state.json` holds: the state and the checksum of its text.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -94,6 +53,12 @@ struct Envelope<'a> {
     blake3: String,
     #[serde(borrow)]
     state: &'a RawValue,
+}
+
+/// The part of a state that every version has.
+#[derive(Deserialize)]
+struct Versioned {
+    format_version: u32,
 }
 
 /// A checkpoint whose files were all found to be what `state.json` says.
@@ -126,15 +91,14 @@ pub fn save(
     mut state: State,
     config: &Config,
     tokenizer: &[u8],
-    parameters: &Parameters,
-    optimizer: &DecoupledAdamW,
+    snapshot: &Snapshot,
 ) -> Result<PathBuf, Error> {
     let path = dir.join(format!("step-{:06}", state.step));
     let beside = dir.join(format!("{UNFINISHED}step-{:06}", state.step));
     let io = |source| Error::Write { path: beside.clone(), source };
     remove(&beside)?;
     fs::create_dir_all(&beside).map_err(io)?;
-    let written = write_files(&beside, &mut state, config, tokenizer, parameters, optimizer);
+    let written = write_files(&beside, &mut state, config, tokenizer, snapshot);
     if let Err(error) = written {
         // Frees the space again; when that fails too, the first error is the one worth telling.
         let _ = fs::remove_dir_all(&beside);
@@ -152,14 +116,17 @@ fn write_files(
     state: &mut State,
     config: &Config,
     tokenizer: &[u8],
-    parameters: &Parameters,
-    optimizer: &DecoupledAdamW,
+    snapshot: &Snapshot,
 ) -> Result<(), Error> {
     write_config(&dir.join(CONFIG), config)?;
     loader::atomic::write_file(&dir.join(TOKENIZER), |out| out.write_all(tokenizer))?;
-    parameters.save(&dir.join(MODEL))?;
-    optimizer.save(&dir.join(OPTIMIZER))?;
-    for name in [CONFIG, TOKENIZER, MODEL, OPTIMIZER] {
+    snapshot.write(&dir.join(MODEL), &dir.join(OPTIMIZER))?;
+    seal(dir, state, &[CONFIG, TOKENIZER, MODEL, OPTIMIZER])
+}
+
+/// Writes `state.json` with the checksums of `files`, as they are read back from the disk.
+fn seal(dir: &Path, state: &mut State, files: &[&str]) -> Result<(), Error> {
+    for &name in files {
         state.files.insert(name.to_owned(), sum(&dir.join(name))?);
     }
     let text = serde_json::to_string_pretty(&state).expect("strings, numbers and maps");
@@ -170,11 +137,14 @@ fn write_files(
     Ok(loader::atomic::sync_dir(dir)?)
 }
 
-/// Removes the oldest checkpoints until `keep` are left (0 keeps all), and what killed saves have left behind.
-pub fn retain(dir: &Path, keep: usize) -> Result<(), Error> {
-    let all = list(dir)?;
-    let surplus = if keep == 0 { 0 } else { all.len().saturating_sub(keep) };
-    all[..surplus].iter().try_for_each(|path| remove(path))
+/// Removes the oldest checkpoints until `keep` are left (0 keeps all). One of a step that `keep_every_steps` divides stays
+/// and is not counted among them.
+pub fn retain(dir: &Path, config: &CheckpointConfig) -> Result<(), Error> {
+    let spared = |step: u64| config.keep_every_steps > 0 && step.is_multiple_of(config.keep_every_steps);
+    let rest: Vec<PathBuf> =
+        numbered(dir)?.into_iter().filter(|(step, _)| !spared(*step)).map(|(_, path)| path).collect();
+    let surplus = if config.keep == 0 { 0 } else { rest.len().saturating_sub(config.keep) };
+    rest[..surplus].iter().try_for_each(|path| remove(path))
 }
 
 /// Removes what saves that were killed have left behind.
@@ -187,12 +157,17 @@ pub fn remove_unfinished(dir: &Path) -> Result<(), Error> {
 
 /// All checkpoints of `dir`, oldest first.
 pub fn list(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    Ok(numbered(dir)?.into_iter().map(|(_, path)| path).collect())
+}
+
+/// All checkpoints of `dir` with their steps, oldest first.
+fn numbered(dir: &Path) -> Result<Vec<(u64, PathBuf)>, Error> {
     let mut found: Vec<(u64, PathBuf)> = names(dir)?
         .into_iter()
         .filter_map(|name| Some((name.strip_prefix("step-")?.parse().ok()?, dir.join(&name))))
         .collect();
     found.sort();
-    Ok(found.into_iter().map(|(_, path)| path).collect())
+    Ok(found)
 }
 
 /// The newest usable checkpoint of the run in `run`, or none if the run has not saved yet. Each one that is torn or
@@ -234,14 +209,12 @@ impl Checkpoint {
         if found != envelope.blake3 {
             return Err(bad(format!("{STATE} was altered: BLAKE3 is {found}, expected {}", envelope.blake3)));
         }
-        let state: State = serde_json::from_str(raw)
-            .map_err(|error| bad(format!("{STATE} is not of format version {FORMAT_VERSION}: {error}")))?;
-        if state.format_version != FORMAT_VERSION {
-            return Err(bad(format!(
-                "format version is {}, expected {FORMAT_VERSION}",
-                state.format_version
-            )));
+        let torn = |error| bad(format!("{STATE} is not of format version {FORMAT_VERSION}: {error}"));
+        let Versioned { format_version } = serde_json::from_str(raw).map_err(torn)?;
+        if format_version != FORMAT_VERSION {
+            return Err(bad(format!("format version is {format_version}, expected {FORMAT_VERSION}")));
         }
+        let state: State = serde_json::from_str(raw).map_err(torn)?;
         for (name, expected) in &state.files {
             let found = sum(&path.join(name)).map_err(|error| match error {
                 Error::Read { source, .. } => bad(format!("{name}: {source}")),
@@ -285,6 +258,19 @@ impl Checkpoint {
         if self.config.model != config.model {
             let (found, expected) = difference(&self.config, config);
             return foreign("model", found, expected, "restore the run's config.toml or start a new run");
+        }
+        if self.state.seed != config.seed {
+            let (found, expected) = (self.state.seed, config.seed);
+            let found = format!("seed = {found}");
+            return foreign("seed", found, format!("seed = {expected}"), "restore the run's config.toml");
+        }
+        if self.state.generator_seed != step_seed(config.seed, self.state.step) {
+            let reason = format!("its generator seed {} is not this program's", self.state.generator_seed);
+            return Err(Error::BadCheckpoint { path: self.path.clone(), reason });
+        }
+        if !self.state.mean_of.is_empty() {
+            let reason = "it is a mean of checkpoints, which has no optimizer state to go on with".to_owned();
+            return Err(Error::BadCheckpoint { path: self.path.clone(), reason });
         }
         self.check_tokenizer(identity.tokenizer_blake3)?;
         if self.state.manifest_blake3 != identity.manifest_blake3 {
@@ -335,6 +321,19 @@ impl Checkpoint {
         }
     }
 
+    /// The shards that the run was trained on which this checkpoint lies in.
+    ///
+    /// # Errors
+    /// [`Error::NoShards`] when it lies in none.
+    pub fn shards(&self) -> Result<Vec<PathBuf>, Error> {
+        let absolute = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
+        let run = absolute.parent().and_then(Path::parent).map(|path| path.join("provenance.json"));
+        match run.filter(|path| path.exists()) {
+            Some(path) => Ok(Provenance::read(&path)?.data.shards),
+            None => Err(Error::NoShards { path: self.path.clone() }),
+        }
+    }
+
     /// Copies the weights into `parameters`.
     ///
     /// # Errors
@@ -349,27 +348,6 @@ impl Checkpoint {
     /// [`Error::Model`] or [`Error::OptimizerState`] naming a tensor that does not fit.
     pub fn load_optimizer(&self, optimizer: &mut DecoupledAdamW) -> Result<(), Error> {
         optimizer.load(&self.path.join(OPTIMIZER), self.state.updates)
-    }
-}
-
-impl State {
-    /// The state of a run that has not begun.
-    pub fn start(identity: Identity<'_>) -> State {
-        State {
-            format_version: FORMAT_VERSION,
-            program: PROGRAM.to_owned(),
-            step: 0,
-            updates: 0,
-            samples: 0,
-            tokens: 0,
-            skipped: 0,
-            skipped_in_a_row: 0,
-            elapsed_s: 0.0,
-            window: Window::default(),
-            manifest_blake3: identity.manifest_blake3.to_owned(),
-            tokenizer_blake3: identity.tokenizer_blake3.to_owned(),
-            files: BTreeMap::new(),
-        }
     }
 }
 

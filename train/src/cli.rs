@@ -1,5 +1,8 @@
 //! The command line.
 
+mod average;
+mod recipe;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -7,12 +10,16 @@ use train::bench;
 use train::config::{DeviceChoice, PathChoice};
 use train::layers::{DEFAULT_PRESET, resolve};
 
+pub(crate) use average::Average;
+pub(crate) use recipe::Recipe;
+
 /// Pretrain a masked language model on packed shards.
 ///
 /// Without a sub-command it trains:
 ///
 ///   train --shards DIR --out RUN --preset tiny      starts a run
 ///   train --resume RUN                              continues it exactly
+///   train --branch-from CKPT --decay 1h --out RUN   decays a checkpoint at the peak
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -31,7 +38,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 pub(crate) struct Pretrain {
     /// Shard folder, as `ingest` wrote it; may be given several times
-    #[arg(long, value_name = "DIR", required_unless_present = "resume")]
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["resume", "branch_from"])]
     pub(crate) shards: Vec<PathBuf>,
     /// Folder of the new run: configuration, metrics and checkpoints go there
     #[arg(long, value_name = "RUN", required_unless_present = "resume")]
@@ -51,12 +58,16 @@ pub(crate) struct Pretrain {
     /// Where to compute; the same as --set train.device=...
     #[arg(long, value_enum)]
     pub(crate) device: Option<DeviceArgument>,
+    #[command(flatten)]
+    pub(crate) recipe: Recipe,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Masked-LM loss and accuracy on held-out documents
     Eval(Eval),
+    /// Write the mean of a run's newest checkpoints as a checkpoint
+    Average(Average),
     /// Write one self-contained HTML page about a run, or comparing several
     Report(Report),
     /// Measure how fast this machine trains, or only loads, and where the time goes

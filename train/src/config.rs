@@ -8,9 +8,10 @@ use loader::{HeldOutConfig, LoaderConfig, MaskRate, SamplePolicy};
 use model::ModelConfig;
 use serde::{Deserialize, Serialize};
 
+use crate::budget::{self, Budget};
 use crate::error::Error;
 use crate::optimizer::OptimizerConfig;
-use crate::schedule::ScheduleConfig;
+use crate::schedule::{MaskSchedule, ScheduleConfig};
 
 /// Everything that decides a run, apart from its data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,16 +39,19 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
-    /// Optimizer steps.
+    /// Optimizer steps, unless `budget` says otherwise.
     pub steps: u64,
+    /// What ends the run in place of `steps`: samples, tokens, epochs or a time; `none` lets `steps` decide.
+    #[serde(with = "budget::or_none")]
+    pub budget: Option<Budget>,
     /// Samples a step, over all micro-batches.
     pub batch_size: usize,
     /// Longest sample in tokens, `[CLS]` and `[SEP]` included.
     pub seq_len: usize,
     /// Most tokens in one forward and backward pass: bounds memory, and changes results only by rounding.
     pub micro_batch_tokens: usize,
-    /// Fraction of tokens chosen for prediction: a number, or `{ from, to, steps }`.
-    pub mask_rate: MaskRate,
+    /// Fraction of tokens chosen for prediction: a number, or `{ from, to }`, a straight line over the budget.
+    pub mask_rate: MaskSchedule,
     /// Where to compute.
     pub device: DeviceChoice,
     /// What to compute with.
@@ -120,6 +124,8 @@ pub struct CheckpointConfig {
     pub every_steps: u64,
     /// Checkpoints kept; older ones are removed. 0 keeps all.
     pub keep: usize,
+    /// A checkpoint of a step that this divides is never removed. 0 spares none.
+    pub keep_every_steps: u64,
 }
 
 impl Config {
@@ -147,20 +153,41 @@ impl Config {
         range("schedule.warmup_fraction", (0.0..1.0).contains(&warmup), warmup.to_string(), "0 to below 1")?;
         let last = schedule.final_fraction;
         range("schedule.final_fraction", (0.0..=1.0).contains(&last), last.to_string(), "0 to 1")?;
+        let decay = schedule.decay_fraction;
+        let room = 1.0 - warmup;
+        // A hair of tolerance: 1 - 0.06 is not 0.94.
+        let fits = (0.0..=room + 1e-12).contains(&decay);
+        range(
+            "schedule.decay_fraction",
+            fits,
+            decay.to_string(),
+            &format!("0 to {room}, what warm-up leaves"),
+        )?;
+        let clip = optimizer.clip_norm;
+        range(
+            "optimizer.clip_norm",
+            clip >= 0.0 && clip.is_finite(),
+            clip.to_string(),
+            "0, for none, or more",
+        )?;
+        for rate in [train.mask_rate.at(0.0), train.mask_rate.at(1.0)] {
+            range("train.mask_rate", rate > 0.0 && rate <= 1.0, rate.to_string(), "above 0 and at most 1")?;
+        }
         self.model.validate()?;
         self.loader_config().validate()?;
         self.held_out_config().validate()?;
         Ok(self.model.check_seq_len(train.seq_len)?)
     }
 
-    /// The settings of the training loader.
+    /// The settings of the training loader, with the mask rate that training begins with; [`crate::run`] gives it the
+    /// schedule.
     pub fn loader_config(&self) -> LoaderConfig {
         LoaderConfig {
             seq_len: self.train.seq_len,
             policy: self.loader.policy,
             batch_size: self.train.batch_size,
             micro_batch_tokens: self.train.micro_batch_tokens,
-            mask_rate: self.train.mask_rate,
+            mask_rate: MaskRate::Constant(self.train.mask_rate.at(0.0)),
             seed: self.seed,
             workers: self.loader.workers,
             slots: self.loader.slots,

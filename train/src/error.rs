@@ -326,6 +326,86 @@ pub enum Error {
         last_good: String,
     },
 
+    /// A step needs more memory than there is.
+    #[error(
+        "step {step} does not fit into memory with train.micro_batch_tokens = {micro_batch_tokens}; {advice}; {last_good}"
+    )]
+    StepTooLarge {
+        /// The step, counted from 1.
+        step: u64,
+        /// The micro-batch that does not fit.
+        micro_batch_tokens: usize,
+        /// What fits, and how to go on with it.
+        advice: String,
+        /// Names the last good checkpoint.
+        last_good: String,
+        /// What was asked for.
+        source: Box<Error>,
+    },
+
+    /// Not even one sample goes through the model.
+    #[error(
+        "memory does not hold the model and one sample, forward and backward; a shorter train.seq_len or a smaller model \
+         may fit"
+    )]
+    NoMicroBatch,
+
+    /// A decay does not begin at the peak of the learning rate.
+    #[error(
+        "checkpoint {} has a learning rate of {:.4} times the peak, and a decay begins at the peak; give a checkpoint \
+         between warm-up and decay of a run with schedule.shape=\"wsd\"", path.display(), factor
+    )]
+    NotStable {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Its learning rate over the peak.
+        factor: f64,
+    },
+
+    /// A checkpoint that lies outside a run does not say where its data is.
+    #[error("{} lies in no run that says where its shards are; give them as --shards", path.display())]
+    NoShards {
+        /// The checkpoint.
+        path: PathBuf,
+    },
+
+    /// A branch was killed before it had saved the checkpoint that it began with.
+    #[error(
+        "{} has no checkpoint and was branched from {}; remove it and branch again", path.display(), trunk.display()
+    )]
+    LostBranch {
+        /// The run's folder.
+        path: PathBuf,
+        /// The checkpoint it came from.
+        trunk: PathBuf,
+    },
+
+    /// There are not as many checkpoints as are to be averaged.
+    #[error(
+        "{} has {found} checkpoints, and the mean of {expected} is asked for; set checkpoint.keep to keep more of them",
+        path.display()
+    )]
+    TooFewCheckpoints {
+        /// The run.
+        path: PathBuf,
+        /// Checkpoints there.
+        found: usize,
+        /// Checkpoints asked for.
+        expected: usize,
+    },
+
+    /// The weights are not numbers any more.
+    #[error(
+        "the weights after step {step} are not finite, so they were not saved; {last_good}. A lower optimizer.lr, \
+         optimizer.clip_norm=1.0 or a longer schedule.warmup_fraction usually helps"
+    )]
+    NotFinite {
+        /// The step.
+        step: u64,
+        /// Names the last good checkpoint.
+        last_good: String,
+    },
+
     /// A report needs at least one record.
     #[error("{} has no metrics yet; train for at least `train.log_every_steps` steps first", path.display())]
     NoMetrics {

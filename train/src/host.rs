@@ -37,6 +37,9 @@ pub struct Provenance {
     pub data: Data,
     /// Number of trained parameters.
     pub parameters: u64,
+    /// The checkpoint of another run that this one goes on from.
+    #[serde(default)]
+    pub branched_from: Option<PathBuf>,
     /// Later starts of the same run with `--resume`.
     pub resumptions: Vec<Resumption>,
 }

@@ -10,6 +10,7 @@ use std::path::Path;
 use toml::de::DeTable;
 use toml::{Table, Value};
 
+use crate::budget::Budget;
 use crate::config::Config;
 use crate::error::Error;
 
@@ -23,9 +24,13 @@ pub struct Preset {
 }
 
 /// All presets.
-pub const PRESETS: [Preset; 4] = [
+pub const PRESETS: [Preset; 5] = [
     Preset { name: "tiny", text: include_str!("../presets/tiny.toml") },
     Preset { name: "mosaic-bert-base", text: include_str!("../presets/mosaic-bert-base.toml") },
+    Preset {
+        name: "mosaic-bert-base-linear-mask",
+        text: include_str!("../presets/mosaic-bert-base-linear-mask.toml"),
+    },
     Preset { name: "mosaic-bert-large", text: include_str!("../presets/mosaic-bert-large.toml") },
     Preset { name: "bert-base", text: include_str!("../presets/bert-base.toml") },
 ];
@@ -67,7 +72,7 @@ struct Assignment {
 /// An unknown preset or key, a value of the wrong type, a value out of range: each names the file and line, or the
 /// option, that is to blame.
 pub fn resolve(preset: &str, file: Option<&Path>, sets: &[String]) -> Result<Config, Error> {
-    let mut table: Table = Preset::find(preset)?.text.parse().expect("presets are tested to be valid TOML");
+    let table: Table = Preset::find(preset)?.text.parse().expect("presets are tested to be valid TOML");
     let keys = leaves(&table);
     let mut assignments = Vec::new();
     if let Some(path) = file {
@@ -76,7 +81,24 @@ pub fn resolve(preset: &str, file: Option<&Path>, sets: &[String]) -> Result<Con
     for argument in sets {
         assignments.push(read_set(argument, &keys)?);
     }
-    let mut config = Config::deserialize_table(&table).expect("presets are tested to be complete");
+    assign(table, assignments)
+}
+
+/// Changes single values of a resolved configuration, by `--set`.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn change(config: &Config, sets: &[String]) -> Result<Config, Error> {
+    let table: Table = config.to_toml().parse().expect("it was written by this program");
+    let keys = leaves(&table);
+    let assignments = sets.iter().map(|set| read_set(set, &keys)).collect::<Result<_, _>>()?;
+    assign(table, assignments)
+}
+
+/// Applies the assignments one by one, then checks the whole.
+fn assign(mut table: Table, assignments: Vec<Assignment>) -> Result<Config, Error> {
+    let mut config = Config::deserialize_table(&table)
+        .expect("presets are tested to be complete, as is what this program writes");
     for Assignment { key, value, origin } in assignments {
         let shown = value.to_string();
         insert(&mut table, &key, value);
@@ -86,6 +108,10 @@ pub fn resolve(preset: &str, file: Option<&Path>, sets: &[String]) -> Result<Con
             value: shown,
             reason: error.message().lines().next().unwrap_or_default().to_owned(),
         })?;
+    }
+    // One way to say a number of steps.
+    if let Some(Budget::Steps(steps)) = config.train.budget {
+        (config.train.steps, config.train.budget) = (steps, None);
     }
     config.validate()?;
     Ok(config)
@@ -249,7 +275,7 @@ mod tests {
 
     #[test]
     fn the_resolved_configuration_reads_back_as_itself() {
-        let config = set(&["train.steps=7", "train.mask_rate={ from = 0.3, to = 0.15, steps = 7 }"]).unwrap();
+        let config = set(&["train.budget=1h30m", "train.mask_rate={ from = 0.3, to = 0.15 }"]).unwrap();
         assert_eq!(file(&config.to_toml()).unwrap(), config);
     }
 
@@ -294,12 +320,25 @@ mod tests {
     }
 
     #[test]
+    fn a_budget_in_steps_is_the_number_of_steps_and_others_stay() {
+        let config = set(&["train.budget=12steps"]).unwrap();
+        assert_eq!((config.train.steps, config.train.budget), (12, None));
+        let config = set(&["train.budget=3epochs"]).unwrap();
+        assert_eq!(config.train.budget, Some(Budget::Epochs(3.0)));
+        let message = set(&["train.budget=3weeks"]).unwrap_err().to_string();
+        assert!(message.contains("there is no unit \"weeks\"") && message.contains("1h30m"), "{message}");
+    }
+
+    #[test]
     fn values_out_of_range_are_refused() {
         for (argument, key) in [
             ("train.steps=0", "train.steps"),
             ("optimizer.lr=-1.0", "optimizer.lr"),
             ("optimizer.betas=[0.9, 1.0]", "optimizer.betas"),
             ("schedule.warmup_fraction=1.0", "schedule.warmup_fraction"),
+            ("schedule.decay_fraction=0.95", "schedule.decay_fraction"),
+            ("optimizer.clip_norm=-1.0", "optimizer.clip_norm"),
+            ("train.mask_rate={ from = 0.3, to = 0.0 }", "train.mask_rate"),
             ("train.seq_len=2", "seq_len"),
         ] {
             let message = set(&[argument]).unwrap_err().to_string();
@@ -313,6 +352,12 @@ mod tests {
     fn the_papers_recipe_is_the_papers() {
         let config = resolve("mosaic-bert-base", None, &[]).unwrap();
         assert_eq!(config.train.steps * config.train.batch_size as u64, 286_720_000);
-        assert_eq!(config.schedule.warmup_steps(config.train.steps), 4_200);
+        let peak =
+            (0..config.train.steps).find(|step| config.schedule.factor(*step as f64 / 70_000.0) == 1.0);
+        assert_eq!(peak, Some(4_200));
+        let mut falling = resolve("mosaic-bert-base-linear-mask", None, &[]).unwrap();
+        assert_eq!([0.0, 0.5, 1.0].map(|progress| falling.train.mask_rate.at(progress)), [0.3, 0.225, 0.15]);
+        falling.train.mask_rate = config.train.mask_rate;
+        assert_eq!(falling, config, "nothing else differs");
     }
 }

@@ -1,7 +1,7 @@
 //! Masked-language-model pretraining: from packed shards to checkpoints, evaluations and a report.
 //!
 //! A run is a folder ([`folder`]) and a loop ([`run`]): the loader's batch becomes tensors (`feed`), a step is
-//! forward, backward and update ([`step`], [`optimizer`], [`schedule`]), and every so often it is logged
+//! forward, backward and update ([`step`], [`optimizer`], [`schedule`] over [`pace`]), and every so often it is logged
 //! ([`metrics`], [`progress`]), evaluated ([`eval`]) and saved ([`checkpoint`]). [`config`] says what can be set,
 //! [`layers`] how presets, files and options combine, [`report`] draws what came of it.
 //!
@@ -9,6 +9,7 @@
 //! and resumed ends with the same bytes as one that was not.
 
 pub mod bench;
+pub mod budget;
 pub mod checkpoint;
 pub mod config;
 pub mod device;
@@ -19,8 +20,10 @@ pub mod folder;
 pub mod host;
 pub mod layers;
 pub mod metrics;
+pub mod micro_batch;
 pub mod model_folder;
 pub mod optimizer;
+pub mod pace;
 pub mod progress;
 pub mod report;
 pub mod run;

@@ -6,11 +6,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use train::checkpoint::Checkpoint;
+use train::checkpoint::{self, Checkpoint};
 use train::layers::{PRESETS, Preset, resolve};
 use train::run::Run;
 use train::stop::Stop;
-use train::{bench, eval, report};
+use train::{bench, eval, micro_batch, report};
 
 use crate::cli::{Cli, Command, Pretrain};
 
@@ -19,6 +19,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         None => pretrain(cli.pretrain),
         Some(Command::Eval(arguments)) => evaluate(&arguments),
+        Some(Command::Average(arguments)) => average(&arguments),
         Some(Command::Report(arguments)) => write_report(&arguments),
         Some(Command::Bench(arguments)) => bench(arguments),
         Some(Command::Presets { name }) => presets(name.as_deref()),
@@ -32,21 +33,38 @@ fn main() -> ExitCode {
     }
 }
 
-/// Starts or resumes a run and trains it to its end.
+/// Starts, resumes or branches off a run and trains it to its end.
 fn pretrain(arguments: Pretrain) -> Result<()> {
     let stop = Stop::on_signals().context("signals cannot be handled")?;
-    let mut run = match (&arguments.resume, &arguments.out) {
-        (Some(path), _) => Run::resume(path, &arguments.shards, arguments.device.map(Into::into))?,
-        (None, Some(out)) => {
-            let mut config = resolve(&arguments.preset, arguments.config.as_deref(), &arguments.set)?;
-            if let Some(device) = arguments.device {
-                config.train.device = device.into();
-            }
-            Run::start(out, &arguments.shards, config)?
+    let Pretrain { shards, out, resume, preset, config, mut set, device, recipe } = arguments;
+    let (device, micro_batch) = (device.map(Into::into), recipe.micro_batch_tokens);
+    let mut run = match (resume, recipe.branch_from, out) {
+        (Some(path), ..) => Run::resume(&path, &shards, device, micro_batch)?,
+        (None, Some(from), Some(out)) => {
+            let decay = recipe.decay.expect("clap asks for --decay where --branch-from is present");
+            let trunk = Checkpoint::find(&from, |error| eprintln!("{error}; trying the one before"))?;
+            Run::branch(trunk, &out, &shards, decay, &set, device)?
         }
-        (None, None) => unreachable!("clap asks for --out where --resume is absent"),
+        (None, None, Some(out)) => {
+            set.extend(recipe.budget.map(|budget| format!("train.budget={budget}")));
+            let mut config = resolve(&preset, config.as_deref(), &set)?;
+            config.train.device = device.unwrap_or(config.train.device);
+            if let Some(asked) = micro_batch {
+                micro_batch::resolve(asked, &mut config)?;
+            }
+            Run::start(&out, &shards, config)?
+        }
+        (None, _, None) => unreachable!("clap asks for --out where --resume is absent"),
     };
     Ok(run.train(&stop)?)
+}
+
+/// Writes the mean of the newest checkpoints.
+fn average(arguments: &cli::Average) -> Result<()> {
+    let steps = checkpoint::average(&arguments.run, arguments.last, &arguments.out)?;
+    let steps: Vec<String> = steps.iter().map(u64::to_string).collect();
+    eprintln!("wrote the mean of steps {} to {}", steps.join(", "), arguments.out.display());
+    Ok(())
 }
 
 /// Evaluates a checkpoint on held-out documents.
@@ -98,7 +116,7 @@ fn presets(name: Option<&str>) -> Result<()> {
         return Ok(());
     }
     for preset in PRESETS {
-        println!("{:<18}  {}", preset.name, preset.summary());
+        println!("{:<28}  {}", preset.name, preset.summary());
     }
     Ok(())
 }

@@ -37,8 +37,14 @@ pub struct TrainRecord {
     pub loss: f64,
     /// Share of masked tokens predicted exactly.
     pub accuracy: f64,
+    /// Share of the budget used when the last step began, from 0 to 1: what learning rate and mask rate follow.
+    #[serde(default)]
+    pub progress: f64,
     /// Learning rate of the last step.
     pub lr: f64,
+    /// Fraction of tokens that the last step predicted.
+    #[serde(default)]
+    pub mask_rate: f64,
     /// Euclidean norm of the last step's gradient.
     pub grad_norm: f64,
     /// Samples trained on per second of wall clock.
@@ -101,9 +107,9 @@ impl MetricsWriter {
         Ok(MetricsWriter { path: path.to_owned(), file })
     }
 
-    /// Makes everything written so far durable.
-    pub fn sync(&self) -> Result<(), Error> {
-        self.file.sync_data().map_err(|source| Error::Write { path: self.path.clone(), source })
+    /// A handle through which another thread can make durable what has been written so far.
+    pub fn handle(&self) -> Result<File, Error> {
+        self.file.try_clone().map_err(|source| Error::Write { path: self.path.clone(), source })
     }
 
     /// Appends one record. The line is handed to the system in one piece, so a killed run leaves at most its last

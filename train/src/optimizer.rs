@@ -19,7 +19,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use model::tensor_file::{self, TensorFile};
+use model::tensor_file::TensorFile;
 use model::{AdamW, MaskedLm};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
@@ -41,6 +41,8 @@ pub struct OptimizerConfig {
     pub eps: f64,
     /// Share of every weight that is lost per update at the peak learning rate.
     pub weight_decay: f64,
+    /// A gradient whose norm is above this is scaled down to it; 0 never does.
+    pub clip_norm: f64,
 }
 
 /// The optimizer and its state: two moments a parameter and the number of updates done.
@@ -111,24 +113,32 @@ impl DecoupledAdamW {
         Ok(model::torch::norm(&gradients.iter().collect::<Vec<_>>())?)
     }
 
-    /// One update where `numbers` are all finite, none where one of them is not; the gradients are zero afterwards. On the
-    /// fused path nothing is waited for.
+    /// One update where `numbers` are all finite, none where one of them is not; the gradients are zero afterwards. Their
+    /// `norm` is what they are clipped by, if at all: multiplied by `clip_norm / (norm + 1e-6)` where that is below 1, as
+    /// PyTorch's `clip_grad_norm_` does. On the fused path nothing is waited for.
     ///
     /// # Shape
-    /// - `numbers`: `[N]`, float64, on the parameters' device
+    /// - `numbers`: `[N]`, `norm`: `[1]`, both float64, on the parameters' device
     ///
     /// # Errors
     /// [`Error::Model`] or [`Error::Torch`] when the device refuses.
-    pub fn step_if_finite(&mut self, lr: f64, numbers: &Tensor) -> Result<(), Error> {
-        let finite = numbers.isfinite().all().to_kind(Kind::Double).view(1); // [1]: 1 or 0
+    pub fn step_if_finite(&mut self, lr: f64, numbers: &Tensor, norm: &Tensor) -> Result<(), Error> {
+        let finite = numbers.isfinite().all().view(1); // [1]
+        let factor = match self.config.clip_norm {
+            0.0 => finite.to_kind(Kind::Double),
+            clip => {
+                let scale = ((norm + 1e-6).reciprocal() * clip).clamp_max(1.0); // [1]
+                scale.where_self(&finite, &scale.zeros_like()) // [1]: not a number times zero is none
+            }
+        };
         let Some(fused) = &self.fused else {
-            match finite.f_double_value(&[0])? == 1.0 {
-                true => self.step(lr),
-                false => self.zero_gradients(),
+            match factor.f_double_value(&[0])? {
+                0.0 => self.zero_gradients(),
+                factor => self.step(lr, factor),
             }
             return Ok(());
         };
-        Ok(fused.update(lr, self.config.betas, self.config.eps, self.keep(lr), &finite)?)
+        Ok(fused.update(lr, self.config.betas, self.config.eps, self.keep(lr), &factor)?)
     }
 
     /// What weight decay leaves of a weight.
@@ -136,15 +146,16 @@ impl DecoupledAdamW {
         1.0 - lr / self.config.lr * self.config.weight_decay
     }
 
-    /// One update with the learning rate `lr` from the gradients that backward passes have accumulated.
+    /// One update with the learning rate `lr` from the gradients that backward passes have accumulated, times `factor`.
     ///
     /// The gradients are consumed: afterwards they are zero, ready for the next step. A parameter that took no
     /// part in the loss has no gradient and is left as it is, weight decay included, as in PyTorch.
-    fn step(&mut self, lr: f64) {
+    fn step(&mut self, lr: f64, factor: f64) {
         self.updates += 1;
         let [beta1, beta2] = self.config.betas;
         let t = self.updates as f64;
         let update = Update {
+            factor,
             keep: self.keep(lr),
             beta1,
             beta2,
@@ -163,7 +174,7 @@ impl DecoupledAdamW {
     }
 
     /// Sets every gradient to zero, for a step whose gradients are not to be used.
-    fn zero_gradients(&self) {
+    pub(crate) fn zero_gradients(&self) {
         no_grad(|| {
             for slot in &self.slots {
                 let mut gradient = slot.parameter.grad();
@@ -174,16 +185,7 @@ impl DecoupledAdamW {
         });
     }
 
-    /// Writes the moments to a safetensors file: `NAME.exp_avg` (m) and `NAME.exp_avg_sq` (v) for each parameter.
-    ///
-    /// # Errors
-    /// [`Error::Model`] when the file cannot be written.
-    pub fn save(&self, path: &Path) -> Result<(), Error> {
-        let state: Vec<_> = self.state().collect();
-        Ok(tensor_file::write(path, state.iter().map(|(name, tensor)| (name.as_str(), *tensor)))?)
-    }
-
-    /// Reads the moments that [`Self::save`] wrote after `updates` updates.
+    /// Reads the moments that were saved under the names of [`Self::state`] after `updates` updates.
     ///
     /// # Errors
     /// [`Error::Model`] when the file cannot be read, [`Error::OptimizerState`] when its tensors are not exactly
@@ -211,8 +213,8 @@ impl DecoupledAdamW {
         Ok(())
     }
 
-    /// The moments by name, in parameter order.
-    fn state(&self) -> impl Iterator<Item = (String, &Tensor)> {
+    /// The moments by name, `NAME.exp_avg` (m) and `NAME.exp_avg_sq` (v) for each parameter, in parameter order.
+    pub fn state(&self) -> impl Iterator<Item = (String, &Tensor)> {
         self.slots.iter().flat_map(|slot| {
             [
                 (format!("{}.exp_avg", slot.name), &slot.first),
@@ -224,6 +226,8 @@ impl DecoupledAdamW {
 
 /// The scalars of one update.
 struct Update {
+    /// What gradients are multiplied by first.
+    factor: f64,
     keep: f64,
     beta1: f64,
     beta2: f64,
@@ -254,6 +258,9 @@ impl Update {
 
     /// The formula of the module's head; the gradient's memory ends up zeroed.
     fn apply_piece(&self, mut p: Tensor, mut m: Tensor, mut v: Tensor, mut g: Tensor) {
+        if self.factor != 1.0 {
+            let _ = g.g_mul_scalar_(self.factor);
+        }
         if self.keep != 1.0 {
             let _ = p.g_mul_scalar_(self.keep);
         }
@@ -275,10 +282,11 @@ impl Update {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use model::tensor_file;
     use tch::{Device, Kind};
 
     fn config() -> OptimizerConfig {
-        OptimizerConfig { lr: 0.1, betas: [0.9, 0.98], eps: 1e-6, weight_decay: 0.5 }
+        OptimizerConfig { lr: 0.1, betas: [0.9, 0.98], eps: 1e-6, weight_decay: 0.5, clip_norm: 0.0 }
     }
 
     fn parameter(values: &[f64]) -> Tensor {
@@ -291,7 +299,7 @@ mod tests {
         let mut optimizer = DecoupledAdamW::new(config(), [("p", &p)]);
         let weights = Tensor::from_slice(&[0.0, 2.0, 2.0]);
         (&p * weights).sum(Kind::Double).backward();
-        optimizer.step(0.0);
+        optimizer.step(0.0, 1.0);
         assert_eq!(Vec::<f64>::try_from(&p).unwrap(), [1.0, -2.0, 3.0]);
         let (name, first) = optimizer.state().next().unwrap();
         assert_eq!(name, "p.exp_avg");
@@ -306,8 +314,9 @@ mod tests {
         let p = parameter(&[1.0, 2.0]);
         let mut optimizer = DecoupledAdamW::new(config(), [("p", &p)]);
         (&p * &p).sum(Kind::Double).backward();
-        optimizer.step(0.1);
-        optimizer.save(&path).unwrap();
+        optimizer.step(0.1, 1.0);
+        let state: Vec<_> = optimizer.state().collect();
+        tensor_file::write(&path, state.iter().map(|(name, tensor)| (name.as_str(), *tensor))).unwrap();
 
         let mut other = DecoupledAdamW::new(config(), [("p", &p)]);
         other.load(&path, 1).unwrap();
@@ -328,9 +337,39 @@ mod tests {
         let (used, unused) = (parameter(&[1.0]), parameter(&[1.0]));
         let mut optimizer = DecoupledAdamW::new(config(), [("used", &used), ("unused", &unused)]);
         used.sum(Kind::Double).backward();
-        optimizer.step(0.1);
+        optimizer.step(0.1, 1.0);
         assert_eq!(unused.double_value(&[0]), 1.0);
         assert!(used.double_value(&[0]) < 0.5);
+    }
+
+    /// Gradient (3, 4), norm 5: clipped to 1 it is (0.6, 0.8), clipped to 10 it is itself.
+    #[test]
+    fn clipping_scales_a_long_gradient_and_leaves_a_short_one() {
+        let moments = |clip_norm: f64| {
+            let p = parameter(&[0.0, 0.0]);
+            let mut optimizer = DecoupledAdamW::new(OptimizerConfig { clip_norm, ..config() }, [("p", &p)]);
+            (&p * Tensor::from_slice(&[3.0, 4.0])).sum(Kind::Double).backward();
+            let norm = optimizer.gradient_norm().unwrap().view(1); // [1]
+            optimizer.step_if_finite(0.1, &norm, &norm).unwrap();
+            let (_, first) = optimizer.state().next().unwrap();
+            (first.double_value(&[0]), first.double_value(&[1]), optimizer.updates())
+        };
+        let (x, y, updates) = moments(1.0);
+        assert!((x - 0.06).abs() < 1e-6 && (y - 0.08).abs() < 1e-6 && updates == 1, "{x} {y}");
+        assert_eq!(moments(10.0), moments(0.0));
+    }
+
+    #[test]
+    fn a_norm_that_is_not_finite_updates_nothing_even_when_clipping() {
+        for clip_norm in [0.0, 1.0] {
+            let p = parameter(&[1.0, 2.0]);
+            let mut optimizer = DecoupledAdamW::new(OptimizerConfig { clip_norm, ..config() }, [("p", &p)]);
+            (&p * f64::NAN).sum(Kind::Double).backward();
+            let norm = optimizer.gradient_norm().unwrap().view(1); // [1]
+            optimizer.step_if_finite(0.1, &norm, &norm).unwrap();
+            assert_eq!(Vec::<f64>::try_from(&p).unwrap(), [1.0, 2.0]);
+            assert_eq!((optimizer.updates(), p.grad().abs().max().double_value(&[])), (0, 0.0));
+        }
     }
 
     #[test]
@@ -350,8 +389,8 @@ mod tests {
             assert!(
                 (one.gradient_norm().unwrap() - many.gradient_norm().unwrap()).abs().double_value(&[]) < 1e-9
             );
-            one.step(0.05);
-            many.step(0.05);
+            one.step(0.05, 1.0);
+            many.step(0.05, 1.0);
         }
         assert!(whole.equal(&Tensor::cat(&halves, 0)));
     }

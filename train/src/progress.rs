@@ -10,13 +10,14 @@ use crate::metrics::{EvalRecord, TrainRecord};
 #[derive(Debug)]
 pub struct Progress {
     bar: ProgressBar,
-    steps: u64,
+    /// The run's number of steps; none as long as it is not known.
+    steps: Option<u64>,
 }
 
 impl Progress {
-    /// A display for a run of `steps`, of which `done` were made before.
-    pub fn new(steps: u64, done: u64) -> Progress {
-        let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr_with_hz(5));
+    /// A display for a run of `steps`, if that is known already, of which `done` were made before.
+    pub fn new(steps: Option<u64>, done: u64) -> Progress {
+        let bar = ProgressBar::with_draw_target(steps, ProgressDrawTarget::stderr_with_hz(5));
         let style = ProgressStyle::with_template("{bar:28.cyan/dim} {pos}/{len}  {wide_msg}")
             .expect("the template is constant and valid")
             .progress_chars("━━─");
@@ -26,6 +27,22 @@ impl Progress {
         Progress { bar, steps }
     }
 
+    /// The run's number of steps has been estimated anew.
+    pub fn set_steps(&mut self, steps: Option<u64>) {
+        self.steps = steps;
+        if let Some(steps) = steps {
+            self.bar.set_length(steps);
+        }
+    }
+
+    /// `12/700`, aligned.
+    fn count(&self, step: u64) -> String {
+        match self.steps {
+            Some(steps) => format!("{step:>width$}/{steps}", width = steps.to_string().len()),
+            None => format!("{step}/?"),
+        }
+    }
+
     /// One step was made.
     pub fn step(&self) {
         self.bar.inc(1);
@@ -33,7 +50,7 @@ impl Progress {
 
     /// Shows a training record: in the bar's message, or as a line of its own.
     pub fn train(&self, record: &TrainRecord, seconds_a_step: f64) {
-        let left = (self.steps - record.step) as f64 * seconds_a_step;
+        let left = self.steps.unwrap_or(record.step).saturating_sub(record.step) as f64 * seconds_a_step;
         let text = format!(
             "loss {:.3}  accuracy {:.1} %  lr {:.2e}  {:.0} samples/s  {} tokens/s  waiting {:.0} %  {} left",
             record.loss,
@@ -45,7 +62,7 @@ impl Progress {
             HumanDuration(Duration::from_secs_f64(left.clamp(0.0, 1e9))),
         );
         if self.bar.is_hidden() {
-            eprintln!("step {:>width$}/{}  {text}", record.step, self.steps, width = digits(self.steps));
+            eprintln!("step {}  {text}", self.count(record.step));
         } else {
             self.bar.set_message(text);
         }
@@ -54,14 +71,12 @@ impl Progress {
     /// Shows an evaluation as a line of its own.
     pub fn eval(&self, record: &EvalRecord) {
         self.line(&format!(
-            "step {:>width$}/{}  held-out loss {:.3} (unigram {:.3})  accuracy {:.1} %  over {} masked tokens",
-            record.step,
-            self.steps,
+            "step {}  held-out loss {:.3} (unigram {:.3})  accuracy {:.1} %  over {} masked tokens",
+            self.count(record.step),
             record.loss,
             record.unigram_loss,
             100.0 * record.accuracy,
             record.masked_tokens,
-            width = digits(self.steps),
         ));
     }
 
@@ -87,11 +102,6 @@ fn thousands(number: f64) -> String {
         n if n >= 1e3 => format!("{:.1} k", n / 1e3),
         n => format!("{n:.0}"),
     }
-}
-
-/// Decimal digits of `number`, so that lines align.
-fn digits(number: u64) -> usize {
-    number.to_string().len()
 }
 
 #[cfg(test)]

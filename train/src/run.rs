@@ -1,26 +1,29 @@
 //! A training run: its parts, and the loop feed → step → log → evaluate → save.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+mod length;
+mod open;
+
 use std::sync::Arc;
 use std::time::Instant;
 
-use loader::{Corpus, Loader};
+use loader::{Corpus, Loader, LoaderConfig};
 use model::MaskedLm;
 use tch::Device;
 
-use crate::checkpoint::{self, Identity, State, Window};
-use crate::config::{Config, DeviceChoice, PathChoice};
-use crate::device;
+use crate::checkpoint::{Saver, State, Window};
+use crate::config::Config;
 use crate::error::Error;
 use crate::eval;
 use crate::folder::{RunFolder, RunLock};
-use crate::host::{self, Data, Host, Provenance, Resumption};
 use crate::metrics::{EvalRecord, MetricsWriter, Record, TrainRecord};
+use crate::micro_batch;
 use crate::optimizer::DecoupledAdamW;
+use crate::pace::UNMEASURED;
 use crate::progress::Progress;
-use crate::step::{Launched, StepOutcome, step};
+use crate::step::{Launched, StepOutcome, step, step_seed};
 use crate::stop::Stop;
+
+pub(crate) use open::{build, check_vocabulary};
 
 /// A run that is ready to train.
 #[derive(Debug)]
@@ -34,6 +37,7 @@ pub struct Run {
     optimizer: DecoupledAdamW,
     state: State,
     metrics: MetricsWriter,
+    saver: Saver,
     /// Unigram cross-entropy of the corpus in nats.
     unigram: f64,
 }
@@ -46,6 +50,20 @@ struct UnderWay {
     masked: u64,
 }
 
+/// The rates of the last step that was launched, and what became of it.
+struct Last {
+    progress: f64,
+    lr: f64,
+    mask_rate: f64,
+    grad_norm: f64,
+}
+
+/// The seconds of a run, over all its processes.
+struct Clock {
+    begun: Instant,
+    before_s: f64,
+}
+
 /// Wall-clock measurements since the last training record.
 struct Watch {
     since: Instant,
@@ -56,95 +74,6 @@ struct Watch {
 }
 
 impl Run {
-    /// A new run in `out`, trained on `shards`.
-    ///
-    /// # Errors
-    /// A folder that holds a run already, shards that cannot be read or do not fit the model, no such device.
-    pub fn start(out: &Path, shards: &[PathBuf], config: Config) -> Result<Run, Error> {
-        // Everything that can be wrong is found before anything is written.
-        let corpus = Corpus::open(shards)?;
-        check_vocabulary(&config, &corpus)?;
-        let device = device::choose(config.train.device)?;
-        let (folder, lock) = RunFolder::create(out)?;
-        let (model, optimizer) = build(&config, device)?;
-        let provenance = Provenance {
-            program: host::PROGRAM.to_owned(),
-            commit: host::commit(),
-            torch: host::TORCH.to_owned(),
-            started: host::now(),
-            command: std::env::args().collect(),
-            host: Host::detect(),
-            device: device::name(device).to_owned(),
-            threads: tch::get_num_threads() as usize,
-            data: describe(&corpus, shards)?,
-            parameters: config.model.parameter_count() as u64,
-            resumptions: Vec::new(),
-        };
-        provenance.write(&folder.provenance())?;
-        folder.write_config(&config)?;
-        let state = State::start(identity(&provenance.data));
-        Run::assemble(folder, lock, config, corpus, device, model, optimizer, state)
-    }
-
-    /// The run in `path`, from its newest usable checkpoint, or from the beginning when it has not saved yet.
-    /// `shards` and `device` replace where the data lies and what computes; both must give the same results.
-    ///
-    /// # Errors
-    /// A folder that holds no run, one that another process trains in, checkpoints that are all unusable, or a
-    /// checkpoint of another model or other data.
-    pub fn resume(path: &Path, shards: &[PathBuf], device: Option<DeviceChoice>) -> Result<Run, Error> {
-        let folder = RunFolder::open(path)?;
-        let lock = folder.lock()?;
-        let mut config = folder.read_config()?;
-        config.train.device = device.unwrap_or(config.train.device);
-        config.validate()?;
-        let mut provenance = Provenance::read(&folder.provenance())?;
-        let shards = if shards.is_empty() { provenance.data.shards.clone() } else { shards.to_vec() };
-        let corpus = Corpus::open(&shards)?;
-        check_vocabulary(&config, &corpus)?;
-        let data = describe(&corpus, &shards)?;
-        let device = device::choose(config.train.device)?;
-        fs::create_dir_all(folder.checkpoints())
-            .map_err(|source| Error::Write { path: folder.checkpoints(), source })?;
-        checkpoint::remove_unfinished(&folder.checkpoints())?;
-        let found = checkpoint::latest(path, |error| eprintln!("{error}; trying the one before"))?;
-        let (model, mut optimizer) = build(&config, device)?;
-        let state = match found {
-            Some(checkpoint) => {
-                checkpoint.check(&config, identity(&data))?;
-                checkpoint.load_parameters(model.parameters())?;
-                checkpoint.load_optimizer(&mut optimizer)?;
-                eprintln!("resuming from {}", checkpoint.path.display());
-                checkpoint.state
-            }
-            None => {
-                eprintln!("{} has no checkpoint yet; starting from step 0", path.display());
-                State::start(identity(&data))
-            }
-        };
-        let program = host::PROGRAM.to_owned();
-        provenance.resumptions.push(Resumption { step: state.step, at: host::now(), program });
-        provenance.data = data;
-        provenance.write(&folder.provenance())?;
-        Run::assemble(folder, lock, config, corpus, device, model, optimizer, state)
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "the fields of the structure, collected in two ways")]
-    fn assemble(
-        folder: RunFolder,
-        lock: RunLock,
-        config: Config,
-        corpus: Arc<Corpus>,
-        device: Device,
-        model: MaskedLm,
-        optimizer: DecoupledAdamW,
-        state: State,
-    ) -> Result<Run, Error> {
-        let metrics = MetricsWriter::resume(&folder.metrics(), state.step)?;
-        let unigram = eval::unigram(&corpus, config.loader.policy, config.train.seq_len)?;
-        Ok(Run { folder, _lock: lock, config, corpus, device, model, optimizer, state, metrics, unigram })
-    }
-
     /// Steps done.
     pub fn step(&self) -> u64 {
         self.state.step
@@ -161,68 +90,127 @@ impl Run {
     /// # Errors
     /// A damaged shard, a run that diverges, a checkpoint that cannot be saved. The last good checkpoint stays.
     pub fn train(&mut self, stop: &Stop) -> Result<(), Error> {
-        let steps = self.config.train.steps;
         let first = self.state.step;
-        if first >= steps {
-            eprintln!("{} is finished: all {steps} steps are done", self.folder.path().display());
+        if self.state.pace.ends_at(first) {
+            eprintln!("{} is finished: all {first} steps are done", self.folder.path().display());
             return Ok(());
         }
-        let config = self.config.loader_config();
-        let mut loader = Loader::start(Arc::clone(&self.corpus), &config, 0, 1, first, steps)?;
-        let progress = Progress::new(steps, first);
-        let (begun, elapsed_before) = (Instant::now(), self.state.elapsed_s);
+        let mut progress = Progress::new(self.state.pace.end(), first);
+        let clock = Clock { begun: Instant::now(), before_s: self.state.elapsed_s };
         let mut watch = Watch::start();
         let mut under_way: Option<UnderWay> = None;
+        let (mut feed, mut loader) = self.feed()?;
         loop {
+            self.saver.poll()?;
             let asked = Instant::now();
             let Some(batch) = loader.next().transpose()? else { break };
             watch.waited_s += asked.elapsed().as_secs_f64();
 
             let done = batch.step + 1;
-            let lr = self.config.optimizer.lr * self.config.schedule.factor(batch.step, steps);
-            let launched = step(&self.model, &mut self.optimizer, &batch, lr, self.config.seed, self.device)?;
+            let at = self.state.pace.progress(batch.step);
+            let lr = self.config.optimizer.lr * self.config.schedule.factor(at);
+            let launched = step(&self.model, &mut self.optimizer, &batch, lr, self.config.seed, self.device);
+            let launched = match launched {
+                Err(source @ Error::Model(model::Error::OutOfMemory { .. })) => {
+                    if let Some(before) = under_way.take() {
+                        self.account(before, &mut watch, &progress)?;
+                    }
+                    return Err(self.too_large(source, first, &clock));
+                }
+                other => other?,
+            };
+            let mut last = Last { progress: at, lr, mask_rate: batch.mask_rate, grad_norm: 0.0 };
             let (samples, tokens, masked) = (batch.samples, batch.tokens, batch.masked_tokens);
             loader.recycle(batch);
             // The device works on this step while the host learns how the one before went.
             if let Some(before) = under_way.replace(UnderWay { launched, samples, tokens, masked }) {
                 self.account(before, &mut watch, &progress)?;
             }
-            let (last, stopping) = (done == steps, stop.requested());
-            let due = |every| last || is_due(done, every);
-            let (log, evaluate, save) = (
-                due(self.config.train.log_every_steps),
-                due(self.config.eval.every_steps),
-                due(self.config.checkpoint.every_steps) || stopping,
-            );
-            if !(log || evaluate || save) {
+            let stopping = stop.requested();
+            let busy = stopping || self.is_due(done) || self.state.pace.is_due(done) || self.is_marked(done);
+            if !(busy || self.state.pace.ends_at(done)) {
                 continue;
             }
             let this = under_way.take().expect("it has just been launched");
-            let grad_norm = self.account(this, &mut watch, &progress)?;
-            self.state.elapsed_s = elapsed_before + begun.elapsed().as_secs_f64();
-            if log {
-                self.log(lr, grad_norm, &watch, &progress)?;
+            last.grad_norm = self.account(this, &mut watch, &progress)?;
+            self.state.elapsed_s = clock.seconds();
+            self.measure(&mut progress);
+            let ends = self.state.pace.ends_at(done);
+            if ends || is_due(done, self.config.train.log_every_steps) {
+                self.log(&last, &watch, &progress)?;
                 watch = Watch::start();
             }
             let paused = Instant::now();
-            if evaluate {
+            if ends || is_due(done, self.config.eval.every_steps) {
                 self.evaluate(&progress)?;
             }
-            if save {
-                self.state.elapsed_s = elapsed_before + begun.elapsed().as_secs_f64();
-                self.save()?;
+            // While steps are skipped there is nothing new that is worth keeping.
+            let good = self.state.skipped_in_a_row == 0;
+            if ends || stopping || good && is_due(done, self.config.checkpoint.every_steps) {
+                self.save(&clock, paused)?;
             }
+            self.state.paused_s += paused.elapsed().as_secs_f64();
             watch.skip(paused);
-            if stopping && !last {
+            if ends {
+                break;
+            }
+            if stopping {
+                self.saver.wait()?;
                 let run = self.folder.path().display();
                 progress.line(&format!(
                     "stopped after step {done}, which is saved; continue with `train --resume {run}`"
                 ));
                 break;
             }
+            if self.feed_config() != feed {
+                (feed, loader) = self.feed()?;
+            }
         }
+        self.saver.wait()?;
         progress.finish();
         Ok(())
+    }
+
+    /// Whether step `done` is to be logged, evaluated or saved.
+    fn is_due(&self, done: u64) -> bool {
+        let config = &self.config;
+        [config.train.log_every_steps, config.eval.every_steps, config.checkpoint.every_steps]
+            .into_iter()
+            .any(|every| is_due(done, every))
+    }
+
+    /// Whether a measurement begins after step `done`: when the first steps, which are unlike the others, are over.
+    fn is_marked(&self, done: u64) -> bool {
+        done == self.state.pace.first() + UNMEASURED
+    }
+
+    /// Begins a measurement, or ends one and estimates from it how many steps are left, where that is due.
+    fn measure(&mut self, progress: &mut Progress) {
+        let step = self.state.step;
+        if self.state.pace.is_due(step) {
+            let left = length::steps_left(self.config.train.budget, &self.state);
+            self.state.pace.extend(step, left);
+            self.state.mark = self.state.spent();
+            progress.set_steps(self.state.pace.end());
+        } else if self.is_marked(step) {
+            self.state.mark = self.state.spent();
+        }
+    }
+
+    /// The loader's settings for the steps that the present leg of the pace decides.
+    fn feed_config(&self) -> LoaderConfig {
+        let (pace, leg) = (&self.state.pace, self.state.pace.leg());
+        let mask_rate = self.config.train.mask_rate.over_steps(pace.progress(leg.from), leg.from, leg.end);
+        LoaderConfig { mask_rate, ..self.config.loader_config() }
+    }
+
+    /// A loader from the next step on, and its settings. Where these change with the next leg, so does the loader: what it
+    /// has prepared beyond the present one is thrown away.
+    fn feed(&self) -> Result<(LoaderConfig, Loader), Error> {
+        let (config, leg) = (self.feed_config(), self.state.pace.leg());
+        let end = leg.end.filter(|end| *end == leg.until).unwrap_or(u64::MAX);
+        let loader = Loader::start(Arc::clone(&self.corpus), &config, 0, 1, self.state.step, end)?;
+        Ok((config, loader))
     }
 
     /// Waits for a step, adds it to the counters and gives the norm of its gradient. A step without update counts towards
@@ -254,11 +242,40 @@ impl Run {
             return Ok(grad_norm);
         }
         let (streak, step) = (state.skipped_in_a_row, state.step);
-        Err(Error::Diverged { streak, step, last_good: self.last_good() })
+        self.saver.wait()?;
+        Err(Error::Diverged { streak, step, last_good: self.saver.last_good() })
+    }
+
+    /// The error for a step that memory does not hold: saves what has been trained since step `first` and finds out what
+    /// would fit.
+    fn too_large(&mut self, source: Error, first: u64, clock: &Clock) -> Error {
+        self.optimizer.zero_gradients();
+        if self.state.step > first
+            && let Err(error) = self.save(clock, Instant::now()).and_then(|()| self.saver.wait())
+        {
+            return error;
+        }
+        let micro_batch_tokens = self.config.train.micro_batch_tokens;
+        let fitting = micro_batch::largest(
+            &self.model,
+            &self.optimizer,
+            &self.config,
+            self.device,
+            micro_batch_tokens.saturating_sub(1),
+        );
+        let advice = match fitting {
+            Ok(Some(tokens)) => format!(
+                "{tokens} fit: continue with `train --resume {} --micro-batch-tokens {tokens}`",
+                self.folder.path().display()
+            ),
+            _ => "nor does any smaller one; a shorter train.seq_len or a smaller model may fit".to_owned(),
+        };
+        let (step, last_good) = (self.state.step + 1, self.saver.last_good());
+        Error::StepTooLarge { step, micro_batch_tokens, advice, last_good, source: Box::new(source) }
     }
 
     /// Writes a training record and empties the window. Nothing is written when every step of it was skipped.
-    fn log(&mut self, lr: f64, grad_norm: f64, watch: &Watch, progress: &Progress) -> Result<(), Error> {
+    fn log(&mut self, last: &Last, watch: &Watch, progress: &Progress) -> Result<(), Error> {
         let state = &mut self.state;
         let Window { loss, correct, masked } = std::mem::take(&mut state.window);
         if masked == 0 {
@@ -269,9 +286,11 @@ impl Run {
             step: state.step,
             loss: loss / masked as f64,
             accuracy: correct as f64 / masked as f64,
-            lr,
+            progress: last.progress,
+            lr: last.lr,
+            mask_rate: last.mask_rate,
             // A skipped step's norm is not a number JSON can hold.
-            grad_norm: if grad_norm.is_finite() { grad_norm } else { 0.0 },
+            grad_norm: if last.grad_norm.is_finite() { last.grad_norm } else { 0.0 },
             samples_per_s: watch.samples as f64 / seconds,
             tokens_per_s: watch.tokens as f64 / seconds,
             wait_share: watch.waited_s / seconds,
@@ -300,32 +319,21 @@ impl Run {
         self.metrics.write(&Record::Eval(record))
     }
 
-    /// Saves a checkpoint, then removes those that are no longer to be kept.
-    fn save(&mut self) -> Result<(), Error> {
-        self.metrics.sync()?;
+    /// Begins to save a checkpoint; the clock has stood at a pause since `paused`.
+    fn save(&mut self, clock: &Clock, paused: Instant) -> Result<(), Error> {
+        self.saver.wait()?;
         self.state.updates = self.optimizer.updates();
-        let (dir, state) = (self.folder.checkpoints(), self.state.clone());
-        let saved = checkpoint::save(
-            &dir,
-            state,
-            &self.config,
-            self.corpus.tokenizer_json(),
-            self.model.parameters(),
-            &self.optimizer,
-        );
-        if let Err(source) = saved {
-            let (step, last_good) = (self.state.step, self.last_good());
-            return Err(Error::SaveFailed { step, last_good, source: Box::new(source) });
-        }
-        checkpoint::retain(&dir, self.config.checkpoint.keep)
+        self.state.generator_seed = step_seed(self.config.seed, self.state.step);
+        let mut state = self.state.clone();
+        state.elapsed_s = clock.seconds();
+        state.paused_s += paused.elapsed().as_secs_f64();
+        self.saver.begin(state, self.model.parameters(), &self.optimizer, self.metrics.handle()?)
     }
+}
 
-    /// The newest checkpoint, as a part of a sentence.
-    fn last_good(&self) -> String {
-        match checkpoint::list(&self.folder.checkpoints()).unwrap_or_default().pop() {
-            Some(path) => format!("the last good checkpoint is {}", path.display()),
-            None => "there is no earlier checkpoint".to_owned(),
-        }
+impl Clock {
+    fn seconds(&self) -> f64 {
+        self.before_s + self.begun.elapsed().as_secs_f64()
     }
 }
 
@@ -344,61 +352,4 @@ impl Watch {
 fn is_due(done: u64, every: u64) -> bool {
     // Zero divides nothing but zero, and `done` is at least one.
     done.is_multiple_of(every)
-}
-
-/// Model and optimizer of a configuration, with initial weights.
-pub(crate) fn build(config: &Config, device: Device) -> Result<(MaskedLm, DecoupledAdamW), Error> {
-    device::set_threads(config.train.threads);
-    let mut model = MaskedLm::new(&config.model, config.seed, device, device::compute_kind(device))?;
-    match config.train.path {
-        PathChoice::Fused => model.use_fused_path()?,
-        PathChoice::Auto if device.is_cuda() => {
-            if let Err(reason) = model.use_fused_path() {
-                eprintln!("note: training on the reference path, which is slower: {reason}");
-            }
-        }
-        PathChoice::Auto | PathChoice::Reference => {}
-    }
-    let optimizer = DecoupledAdamW::of(config.optimizer.clone(), &model)?;
-    Ok((model, optimizer))
-}
-
-/// Refuses shards whose ids the model has no rows for.
-pub(crate) fn check_vocabulary(config: &Config, corpus: &Corpus) -> Result<(), Error> {
-    let (found, expected) = (config.model.vocab_size, corpus.tokenizer().model_vocab_size);
-    match found == i64::from(expected) {
-        true => Ok(()),
-        false => Err(Error::Vocabulary { found, expected }),
-    }
-}
-
-fn identity(data: &Data) -> Identity<'_> {
-    Identity { manifest_blake3: &data.manifest_blake3, tokenizer_blake3: &data.tokenizer_blake3 }
-}
-
-/// Describes a corpus for the provenance.
-fn describe(corpus: &Corpus, shards: &[PathBuf]) -> Result<Data, Error> {
-    let absolute =
-        |path: &PathBuf| fs::canonicalize(path).map_err(|source| Error::Read { path: path.clone(), source });
-    let manifests = corpus.manifests();
-    let sums: Vec<String> = manifests.iter().map(|manifest| manifest.blake3()).collect();
-    let manifest_blake3 = match sums.as_slice() {
-        [one] => one.clone(),
-        _ => blake3::hash(sums.concat().as_bytes()).to_hex().to_string(),
-    };
-    Ok(Data {
-        shards: shards.iter().map(absolute).collect::<Result<_, _>>()?,
-        manifest_blake3,
-        tokenizer_blake3: corpus.tokenizer().blake3.clone(),
-        vocab_size: corpus.tokenizer().vocab_size,
-        documents: manifests.iter().map(|manifest| manifest.documents).sum(),
-        held_out_documents: manifests.iter().map(|manifest| manifest.held_out_documents).sum(),
-        tokens: manifests.iter().map(|manifest| manifest.tokens).sum(),
-        text_bytes: manifests.iter().map(|manifest| manifest.text_bytes).sum(),
-        inputs: manifests
-            .iter()
-            .flat_map(|manifest| &manifest.ingest.inputs)
-            .map(|input| input.path.rsplit('/').next().unwrap_or_default().to_owned())
-            .collect(),
-    })
 }

@@ -75,8 +75,8 @@ pub fn step(
         sums += Tensor::stack(&parts, 0); // [2]
     }
     let norm = optimizer.gradient_norm()?.to_kind(Kind::Double).view(1); // [1]
-    let numbers = Tensor::cat(&[sums, norm], 0); // [3]
-    optimizer.step_if_finite(lr, &numbers)?;
+    let numbers = Tensor::cat(&[sums, norm.shallow_clone()], 0); // [3]
+    optimizer.step_if_finite(lr, &numbers, &norm)?;
     Ok(Launched(Readback::start(&numbers)?))
 }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 
 /// Exit status after a second signal: 128 and the number of SIGINT, as shells have it.
@@ -15,12 +15,14 @@ const IMPATIENT: i32 = 130;
 pub struct Stop(Arc<AtomicBool>);
 
 impl Stop {
-    /// From now on SIGTERM and SIGINT ask for a stop.
+    /// From now on SIGTERM and SIGINT ask for a stop, and a write beyond the limit on the size of files is an error that names
+    /// the file instead of the end of the process.
     ///
     /// # Errors
     /// The system's, when it refuses a handler.
     pub fn on_signals() -> io::Result<Stop> {
         let stop = Stop::default();
+        flag::register(SIGXFSZ, Arc::default())?;
         for signal in [SIGTERM, SIGINT] {
             // In this order: the first signal finds the flag unset and sets it, the second finds it set.
             flag::register_conditional_shutdown(signal, IMPATIENT, Arc::clone(&stop.0))?;

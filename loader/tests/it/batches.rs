@@ -251,7 +251,7 @@ fn measuring_counts_what_was_taken() {
 #[test]
 fn the_mask_rate_follows_its_schedule() {
     let (_dir, corpus) = corpus(3, 200, 30);
-    let mask_rate = MaskRate::Linear(LinearMaskRate { from: 0.9, to: 0.1, steps: 20 });
+    let mask_rate = MaskRate::Linear(LinearMaskRate { from: 0.9, to: 0.1, first_step: 0, steps: 20 });
     let config = LoaderConfig { mask_rate, batch_size: 200, ..config() };
     let batches = batches(&corpus, &config, 0, 1, 0..22);
     for (step, rate) in [(0, 0.9), (10, 0.5), (20, 0.1), (21, 0.1)] {

@@ -78,7 +78,7 @@ pub(crate) fn errors(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-fn lines(path: &Path) -> Vec<serde_json::Value> {
+pub(crate) fn lines(path: &Path) -> Vec<serde_json::Value> {
     let text = std::fs::read_to_string(path).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
@@ -147,7 +147,7 @@ fn a_run_is_never_overwritten_and_a_finished_one_has_nothing_to_do() {
 fn presets_are_listed_and_printed() {
     let bench = Bench::new();
     let list = String::from_utf8(succeed(bench.command(&["presets"])).stdout).unwrap();
-    assert_eq!(list.lines().count(), 4);
+    assert_eq!(list.lines().count(), 5);
     let preset = String::from_utf8(succeed(bench.command(&["presets", "mosaic-bert-base"])).stdout).unwrap();
     assert!(preset.contains("steps = 70_000"));
 }

@@ -1,7 +1,12 @@
 //! All integration tests of the trainer, in one program, so that libtorch is linked once.
 
+mod average; // the mean of checkpoints
+mod branch; // a decay that branches off a long run
+mod budget; // runs that end decayed when their budget is used up
 mod checkpoint; // torn, altered and foreign checkpoints
 mod command; // the command line: what it refuses and what it prints
 mod corpus; // shard folders made on the spot
+mod memory; // micro-batches that fit, and those that do not
 mod optimizer; // Composer's own numbers
 mod resume; // killed and resumed equals uninterrupted
+mod skip; // steps that are not finite

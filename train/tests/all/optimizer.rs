@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tch::{Kind, Tensor};
 use train::optimizer::{DecoupledAdamW, OptimizerConfig};
-use train::schedule::ScheduleConfig;
+use train::schedule::{ScheduleConfig, Shape};
 
 /// The metadata entry `config` of the golden file.
 #[derive(serde::Deserialize)]
@@ -29,23 +29,30 @@ fn twelve_steps_equal_composers() {
     let tensors = Tensor::read_safetensors(&path).unwrap();
     let tensor = |name: &str| &tensors.iter().find(|(n, _)| n == name).unwrap().1;
 
-    let schedule = ScheduleConfig { warmup_fraction: 3.0 / 12.0, final_fraction: 0.02 };
+    let schedule = ScheduleConfig {
+        shape: Shape::Linear,
+        warmup_fraction: 3.0 / 12.0,
+        decay_fraction: 0.1,
+        final_fraction: 0.02,
+    };
     let [p, q] = ["p0", "q0"].map(|name| tensor(name).copy().set_requires_grad(true)); // [7, 5] and [5]
     let config = OptimizerConfig {
         lr: golden.lr,
         betas: golden.betas,
         eps: golden.eps,
         weight_decay: golden.weight_decay,
+        clip_norm: 0.0,
     };
     let mut optimizer = DecoupledAdamW::new(config, [("p", &p), ("q", &q)]);
     for step in 0..12 {
-        let lr = golden.lr * schedule.factor(step as u64, 12);
+        let lr = golden.lr * schedule.factor(step as f64 / 12.0);
         assert!((lr - tensor("lr").double_value(&[step])).abs() < TOLERANCE, "learning rate of step {step}");
         // The gradient of Σ p·g with respect to p is g.
         let loss = (&p * tensor("p_grads").get(step)).sum(Kind::Double)
             + (&q * tensor("q_grads").get(step)).sum(Kind::Double);
         loss.backward();
-        optimizer.step_if_finite(lr, &loss.detach().view(1)).unwrap();
+        let loss = loss.detach().view(1); // [1]
+        optimizer.step_if_finite(lr, &loss, &loss).unwrap();
         for (name, ours) in [("p_after", &p), ("q_after", &q)] {
             let error = (ours - tensor(name).get(step)).abs().max().double_value(&[]);
             assert!(error <= TOLERANCE, "{name} at step {step}: off by {error:e}");

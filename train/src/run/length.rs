@@ -1,0 +1,76 @@
+//! How many steps a run has: from its budget, and for a budget that has to be measured, from what its steps have used.
+
+use std::sync::Arc;
+
+use loader::{Corpus, Split};
+
+use crate::budget::Budget;
+use crate::checkpoint::{Spent, State};
+use crate::config::Config;
+use crate::error::Error;
+use crate::pace::Pace;
+
+/// The pace of a run of `config` that begins at step `from`.
+///
+/// # Errors
+/// [`Error::Loader`] when the samples of an epoch cannot be counted.
+pub(super) fn pace(config: &Config, corpus: &Arc<Corpus>, from: u64) -> Result<Pace, Error> {
+    let batch = config.train.batch_size as u64;
+    let steps = match config.train.budget {
+        None => config.train.steps,
+        Some(Budget::Steps(steps)) => steps,
+        Some(Budget::Samples(samples)) => samples.div_ceil(batch),
+        Some(Budget::Epochs(epochs)) => {
+            let epoch = corpus.samples(Split::Train, config.loader.policy, config.train.seq_len)?.len();
+            ((epochs * epoch as f64 / batch as f64).ceil() as u64).max(1)
+        }
+        Some(Budget::Tokens(_) | Budget::Time(_)) => return Ok(Pace::measured(from)),
+    };
+    Ok(Pace::steps(from, from + steps))
+}
+
+/// The steps that are left of a budget that is measured: what is left of it over what a step uses, as measured since
+/// `state.mark`.
+///
+/// A step's time is that of its training, and an equal share of all evaluations and of the time that checkpoints have
+/// kept training waiting; both count against a time budget, except those after its last step.
+pub(super) fn steps_left(budget: Option<Budget>, state: &State) -> f64 {
+    let (now, mark, origin) = (state.spent(), state.mark, state.origin);
+    let steps = (now.step - mark.step).max(1) as f64;
+    match budget {
+        Some(Budget::Tokens(total)) => {
+            let left = total as f64 - (now.tokens - origin.tokens) as f64;
+            left / ((now.tokens - mark.tokens) as f64 / steps)
+        }
+        Some(Budget::Time(total)) => {
+            let trained = |spent: Spent| spent.elapsed_s - spent.paused_s;
+            let pauses = (now.paused_s - origin.paused_s) / (now.step - origin.step).max(1) as f64;
+            let each = (trained(now) - trained(mark)) / steps + pauses;
+            (total - (now.elapsed_s - origin.elapsed_s)) / each
+        }
+        _ => 0.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::Identity;
+
+    #[test]
+    fn what_is_left_is_divided_by_what_a_step_uses() {
+        let identity = Identity { manifest_blake3: "", tokenizer_blake3: "" };
+        let mut state = State::start(identity, 17, Pace::measured(0));
+        (state.step, state.tokens, state.elapsed_s, state.paused_s) = (20, 2400, 50.0, 10.0);
+        state.mark = Spent { step: 10, tokens: 1000, elapsed_s: 25.0, paused_s: 5.0, ..Spent::default() };
+        // 140 tokens a step of the last ten.
+        assert_eq!(steps_left(Some(Budget::Tokens(3800)), &state), 10.0);
+        // 20 s of training in ten steps, and 10 s of pauses in twenty.
+        assert_eq!(steps_left(Some(Budget::Time(75.0)), &state), 10.0);
+        assert!(steps_left(Some(Budget::Time(49.0)), &state) < 0.0);
+        // A branch has only its own use counted.
+        state.origin = Spent { step: 0, tokens: 400, elapsed_s: 30.0, paused_s: 10.0, ..Spent::default() };
+        assert_eq!(steps_left(Some(Budget::Tokens(3400)), &state), 10.0);
+        assert_eq!(steps_left(Some(Budget::Time(40.0)), &state), 10.0);
+    }
+}
