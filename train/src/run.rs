@@ -127,14 +127,15 @@ impl Run {
                 self.account(before, &mut watch, &progress)?;
             }
             let stopping = stop.requested();
-            let busy = stopping || self.is_due(done) || self.state.pace.is_due(done) || self.is_marked(done);
-            if !(busy || self.state.pace.ends_at(done)) {
+            let late = length::is_late(self.config.train.budget, &self.state, done, clock.seconds());
+            let measured = late || self.state.pace.is_due(done) || self.is_marked(done);
+            if !(stopping || measured || self.is_due(done) || self.state.pace.ends_at(done)) {
                 continue;
             }
             let this = under_way.take().expect("it has just been launched");
             last.grad_norm = self.account(this, &mut watch, &progress)?;
             self.state.elapsed_s = clock.seconds();
-            self.measure(&mut progress);
+            self.measure(late, &mut progress);
             let ends = self.state.pace.ends_at(done);
             if ends || is_due(done, self.config.train.log_every_steps) {
                 self.log(&last, &watch, &progress)?;
@@ -184,10 +185,10 @@ impl Run {
         done == self.state.pace.first() + UNMEASURED
     }
 
-    /// Begins a measurement, or ends one and estimates from it how many steps are left, where that is due.
-    fn measure(&mut self, progress: &mut Progress) {
+    /// Begins a measurement, or ends one and estimates from it how many steps are left, where that is due or `late`.
+    fn measure(&mut self, late: bool, progress: &mut Progress) {
         let step = self.state.step;
-        if self.state.pace.is_due(step) {
+        if late || self.state.pace.is_due(step) {
             let left = length::steps_left(self.config.train.budget, &self.state);
             self.state.pace.extend(step, left);
             self.state.mark = self.state.spent();

@@ -10,14 +10,15 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::pace::Pace;
 
-/// The pace of a run of `config` that begins at step `from`.
+/// The pace of a run of `config` that begins at step `from`. `train.steps` is the step it ends at; a budget is what it uses
+/// from there.
 ///
 /// # Errors
 /// [`Error::Loader`] when the samples of an epoch cannot be counted.
 pub(super) fn pace(config: &Config, corpus: &Arc<Corpus>, from: u64) -> Result<Pace, Error> {
     let batch = config.train.batch_size as u64;
     let steps = match config.train.budget {
-        None => config.train.steps,
+        None => return Ok(Pace::steps(from, config.train.steps)),
         Some(Budget::Steps(steps)) => steps,
         Some(Budget::Samples(samples)) => samples.div_ceil(batch),
         Some(Budget::Epochs(epochs)) => {
@@ -52,6 +53,17 @@ pub(super) fn steps_left(budget: Option<Budget>, state: &State) -> f64 {
     }
 }
 
+/// Whether a time budget is being used up so much faster than its pace expected that the pace must be estimated anew before
+/// the leg ends: what the steps of the leg have taken is more than they should by a quarter of the whole leg.
+pub(super) fn is_late(budget: Option<Budget>, state: &State, done: u64, elapsed_s: f64) -> bool {
+    let (Some(Budget::Time(total)), leg) = (budget, state.pace.leg()) else { return false };
+    let Some(end) = leg.end.filter(|end| *end > leg.from && done > leg.from) else { return false };
+    let left_then = state.origin.elapsed_s + total - state.mark.elapsed_s;
+    let share = |steps: u64| left_then * steps as f64 / (end - leg.from) as f64;
+    let taken = elapsed_s - state.mark.elapsed_s;
+    taken > share(done - leg.from) + 0.25 * share(leg.until - leg.from)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,5 +84,20 @@ mod tests {
         state.origin = Spent { step: 0, tokens: 400, elapsed_s: 30.0, paused_s: 10.0, ..Spent::default() };
         assert_eq!(steps_left(Some(Budget::Tokens(3400)), &state), 10.0);
         assert_eq!(steps_left(Some(Budget::Time(40.0)), &state), 10.0);
+    }
+
+    #[test]
+    fn a_leg_that_takes_much_longer_than_expected_is_cut_short() {
+        let identity = Identity { manifest_blake3: "", tokenizer_blake3: "" };
+        let mut state = State::start(identity, 17, Pace::measured(0));
+        let budget = Some(Budget::Time(110.0));
+        assert!(!is_late(budget, &state, 3, 1e3), "nothing is expected of the first leg");
+        // Ten seconds for four steps; the next 100 s are expected to make 80 steps, the leg is eight of them.
+        state.pace.extend(4, 80.0);
+        state.mark = Spent { step: 4, elapsed_s: 10.0, ..Spent::default() };
+        assert_eq!(state.pace.leg().until, 12);
+        assert!(!is_late(budget, &state, 6, 10.0 + 2.5 + 2.5));
+        assert!(is_late(budget, &state, 6, 10.0 + 2.5 + 2.6));
+        assert!(!is_late(Some(Budget::Tokens(1)), &state, 6, 1e3));
     }
 }

@@ -55,15 +55,14 @@ fn killed_at_any_moment_and_resumed_ends_with_the_same_bytes() {
             let ended = child.try_wait().unwrap();
             child.kill().unwrap();
             child.wait().unwrap();
-            if let Some(status) = ended {
-                assert!(status.success());
-                break;
-            }
-            kills += 1;
             command = match bench.path(&run).join("config.toml").exists() {
                 true => bench.command(&["--resume", &run]),
                 false => bench.start(&run, STEPS, &["loader.workers=2"]),
             };
+            match ended {
+                Some(status) => assert!(status.success()),
+                None => kills += 1,
+            }
         }
         succeed(command);
         assert_same_end(&bench, "whole", &run);
