@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn linear_rate_moves_from_end_to_end_and_stays() {
-        let rate = MaskRate::Linear(LinearMaskRate { from: 0.30, to: 0.15, steps: 100 });
+        let rate = MaskRate::Linear(LinearMaskRate { from: 0.30, to: 0.15, first_step: 0, steps: 100 });
         assert_eq!(rate.at(0), 0.30);
         assert!((rate.at(50) - 0.225).abs() < 1e-12);
         assert_eq!((rate.at(100), rate.at(u64::MAX)), (0.15, 0.15));
@@ -270,7 +270,7 @@ mod tests {
         let read = |text: &str| serde_json::from_str::<LoaderConfig>(text);
         assert_eq!(read(r#"{"mask_rate": 0.2}"#).unwrap().mask_rate, MaskRate::Constant(0.2));
         let linear = read(r#"{"mask_rate": {"from": 0.3, "to": 0.15, "steps": 7}}"#).unwrap().mask_rate;
-        assert_eq!(linear, MaskRate::Linear(LinearMaskRate { from: 0.3, to: 0.15, steps: 7 }));
+        assert_eq!(linear, MaskRate::Linear(LinearMaskRate { from: 0.3, to: 0.15, first_step: 0, steps: 7 }));
         assert!(read(r#"{"mask_rate": "high"}"#).unwrap_err().to_string().contains("a mask rate is"));
         assert!(read(r#"{"mask_rates": 0.2}"#).unwrap_err().to_string().contains("mask_rates"));
     }
