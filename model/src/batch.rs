@@ -1,6 +1,6 @@
 //! The model's input: the tokens of several sequences, one behind the other, without padding.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 use crate::Error;
 use crate::torch::upload;
@@ -68,8 +68,11 @@ impl TokenBatch {
     /// The batch with segment ids, `[T]`.
     #[must_use]
     pub fn with_token_types(self, token_type_ids: &[i32]) -> TokenBatch {
-        let token_type_ids = Tensor::from_slice(token_type_ids).to_device(self.input_ids.device());
-        TokenBatch { token_type_ids: Some(token_type_ids), ..self }
+        let device = self.input_ids.device();
+        // Without waiting for the device where memory allows.
+        let types = upload(token_type_ids, device)
+            .unwrap_or_else(|_| Tensor::from_slice(token_type_ids).to_device(device)); // [T]
+        TokenBatch { token_type_ids: Some(types), ..self }
     }
 
     /// Number of sequences, B.
@@ -83,9 +86,13 @@ impl TokenBatch {
     }
 
     /// Positions of the first token of each sequence, `[B]`.
-    pub(crate) fn first_tokens(&self) -> Tensor {
-        let starts = &self.cu_seqlens[..self.sequences()];
-        Tensor::from_slice(starts).to_kind(Kind::Int64).to_device(self.input_ids.device()) // [B]
+    ///
+    /// # Errors
+    /// As [`upload`].
+    pub(crate) fn first_tokens(&self) -> Result<Tensor, Error> {
+        let starts: Vec<i64> =
+            self.cu_seqlens[..self.sequences()].iter().map(|&start| start.into()).collect();
+        upload(&starts, self.input_ids.device()) // [B]
     }
 }
 

@@ -1,7 +1,7 @@
 """Training steps on this machine's GPU: this program over sizes and lengths, and what people use, in one run.
 
     make bench-gpu                        (PYTHON=... names an interpreter with torch and transformers for CUDA)
-    python tests/bench/gpu.py --train target/release/train [--out results.jsonl] [--no-peers]
+    python tests/bench/gpu.py --train target/release/train [--out results.jsonl] [--peers bert:eager,...] [--no-peers]
 
 Global batch 4096, bf16, everything included for this program (loader, masking, optimizer); the peers get batches that lie
 on the GPU already. Prints a Markdown table; --out keeps every result with its kernels as JSON lines.
@@ -21,10 +21,11 @@ CASES = [
     ("mosaic-bert-large, 128 full", ["--preset", "mosaic-bert-large", "--seq", "128", "--steps", "3"]),
     ("mosaic-bert-large, 32 to 128", ["--preset", "mosaic-bert-large", "--seq", "128", "--lengths", "ragged", "--steps", "3"]),
     ("mosaic-bert-large, 512 full", ["--preset", "mosaic-bert-large", "--seq", "512", "--steps", "1", "--warm-up", "1"]),
+    ("bert-base, 128 full", ["--preset", "bert-base", "--seq", "128", "--steps", "3"]),
     ("mosaic-bert-base, 128 full, plain libtorch",
      ["--preset", "mosaic-bert-base", "--seq", "128", "--path", "reference", "--steps", "2", "--warm-up", "1"]),
 ]
-MICRO_BATCH_TOKENS = {"mosaic-bert-base": "131072", "mosaic-bert-large": "65536"}
+MICRO_BATCH_TOKENS = {"mosaic-bert-base": "131072", "mosaic-bert-large": "65536", "bert-base": "131072"}
 PEERS = [("mosaicbert", "eager"), ("mosaicbert", "compile"), ("bert", "eager"), ("bert", "compile"),
          ("modernbert", "eager"), ("modernbert", "compile")]
 PEER_NAMES = {"mosaicbert": "MosaicBERT in plain PyTorch (SDPA + bias)", "bert": "HF BERT (SDPA)",
@@ -45,6 +46,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", type=pathlib.Path, default=HERE.parents[1] / "target/release/train")
     parser.add_argument("--out", type=pathlib.Path)
+    parser.add_argument("--peers", default=",".join(map(":".join, PEERS)), metavar="SYSTEM:MODE,...")
     parser.add_argument("--no-peers", action="store_true")
     arguments = parser.parse_args()
     results = []
@@ -64,7 +66,7 @@ def main():
     row("mosaic-bert-base, 128 full, micro-batches of 65,536 tokens",
         run([arguments.train.resolve(), "bench", "--device", "cuda", "--json", *CASES[0][1], "--micro-batch-tokens", "65536"]))
     if not arguments.no_peers:
-        for system, mode in PEERS:
+        for system, mode in (peer.split(":") for peer in arguments.peers.split(",")):
             row(f"{PEER_NAMES[system]}, 128 full, {mode}", run([sys.executable, HERE / "peers/training_step.py", system, mode]))
     if arguments.out:
         arguments.out.write_text("".join(json.dumps(result) + "\n" for result in results))

@@ -10,7 +10,7 @@ use super::layer::Pass;
 use super::weights::{Weight, add_product};
 use crate::config::PositionEmbedding;
 use crate::torch::{Backward, gradient, node, upload};
-use crate::{Error, ModelConfig, Parameters, TokenBatch};
+use crate::{Error, Head, ModelConfig, Parameters, TokenBatch};
 
 /// Row 0 of the word embedding, `[PAD]`: it receives no gradient from the input side.
 const PAD: i32 = 0;
@@ -23,26 +23,28 @@ pub(crate) struct Ends {
     /// Of learned positions.
     positions: Option<Weight>,
     norm: [Tensor; 2],
-    decoder_bias: Weight,
+    /// Of the masked-LM head.
+    decoder_bias: Option<Weight>,
     epsilon: f64,
 }
 
 impl Ends {
-    pub(crate) fn new(parameters: &Parameters, config: &ModelConfig) -> Ends {
+    pub(crate) fn new(parameters: &Parameters, config: &ModelConfig, head: Head) -> Ends {
         Ends {
             words: Weight::new(parameters, "bert.embeddings.word_embeddings.weight"),
             types: Weight::new(parameters, "bert.embeddings.token_type_embeddings.weight"),
             positions: (config.position_embedding == PositionEmbedding::Learned)
                 .then(|| Weight::new(parameters, "bert.embeddings.position_embeddings.weight")),
             norm: ["weight", "bias"].map(|part| parameters.get(&format!("bert.embeddings.LayerNorm.{part}"))),
-            decoder_bias: Weight::new(parameters, config.decoder_bias_name()),
+            decoder_bias: (head == Head::MaskedLm)
+                .then(|| Weight::new(parameters, config.decoder_bias_name())),
             epsilon: config.layer_norm_eps,
         }
     }
 
     /// The parameters that have a bf16 copy.
     pub(crate) fn weights(&self) -> impl Iterator<Item = &Weight> {
-        [&self.words, &self.types, &self.decoder_bias].into_iter().chain(&self.positions)
+        [&self.words, &self.types].into_iter().chain(&self.positions).chain(&self.decoder_bias)
     }
 
     /// Tokens of the longest sequence that the positions reach.
@@ -109,18 +111,19 @@ impl Ends {
         labels: &Tensor,
         normalizer: f64,
     ) -> Result<(Tensor, Tensor), Error> {
+        let decoder_bias = self.decoder_bias.as_ref().expect("a masked-LM head");
         let differentiable = y.requires_grad();
         let mut correct = None;
         let outputs = node("decoder and loss", &[y], || {
             let y = y.detach(); // [M, D]
-            let logits = self.decoder_bias.copy().addmm(&y, &self.words.copy().tr()); // [M, V]
+            let logits = decoder_bias.copy().addmm(&y, &self.words.copy().tr()); // [M, V]
             let scale = differentiable.then_some(1.0 / normalizer);
             let (losses, hits) = kernels.cross_entropy(&logits, &labels.contiguous(), scale)?; // 2 × [M]
             correct = Some(hits.sum(Kind::Int64));
             let loss = losses.sum(Kind::Float) / normalizer; // []
             let kernels = kernels.clone();
             let (words, copy) = (self.words.master().shallow_clone(), self.words.copy().shallow_clone());
-            let bias = self.decoder_bias.master().shallow_clone();
+            let bias = decoder_bias.master().shallow_clone();
             let backward: Backward = Box::new(move |mut gradients| {
                 let Some(d_loss) = gradients.remove(0) else { return Ok(vec![None]) };
                 // The logits now hold their gradient; what the loss is multiplied by afterwards scales the small factors.

@@ -5,6 +5,7 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::encoder::Encoder;
+use crate::fused::{AdamW, Fused};
 use crate::heads::{Head, parameter_kind};
 use crate::linear::Linear;
 use crate::torch::caught;
@@ -19,10 +20,12 @@ pub struct SequenceClassifier {
     config: ModelConfig,
     parameters: Parameters,
     num_labels: i64,
+    compute_kind: Kind,
     encoder: Encoder,
     pooler: Linear,
     classifier: Linear,
     dropout: f64,
+    fused: Option<Fused>,
 }
 
 /// What a step needs to know.
@@ -68,12 +71,43 @@ impl SequenceClassifier {
         Ok(SequenceClassifier {
             config: config.clone(),
             num_labels,
+            compute_kind,
             encoder: Encoder::new(&parameters, config, compute_kind),
             pooler: Linear::new(&parameters, "bert.pooler.dense", compute_kind),
             classifier: Linear::new(&parameters, "classifier", compute_kind),
             dropout: config.hidden_dropout_prob,
+            fused: None,
             parameters,
         })
+    }
+
+    /// From now on the encoder computes on the fused path; see [`MaskedLm::use_fused_path`](crate::MaskedLm::use_fused_path).
+    ///
+    /// # Errors
+    /// Those of that function: the classifier then stays on the reference path.
+    pub fn use_fused_path(&mut self) -> Result<(), Error> {
+        let head = Head::Classifier { num_labels: self.num_labels };
+        self.fused = Some(Fused::new(&self.parameters, &self.config, head, self.compute_kind)?);
+        Ok(())
+    }
+
+    /// From now on computes on the reference path, where every model begins.
+    pub fn use_reference_path(&mut self) {
+        self.fused = None;
+    }
+
+    /// Whether the encoder is on the fused path.
+    pub fn is_fused(&self) -> bool {
+        self.fused.is_some()
+    }
+
+    /// As [`MaskedLm::fused_adamw`](crate::MaskedLm::fused_adamw).
+    ///
+    /// # Errors
+    /// Those of that function.
+    pub fn fused_adamw(&self, moments: &[[&Tensor; 2]]) -> Result<AdamW, Error> {
+        let reason = "the model is on the reference path".to_owned();
+        self.fused.as_ref().ok_or(Error::Fused { reason })?.adamw(&self.parameters, moments)
     }
 
     /// The number of labels; 1 is a regression.
@@ -99,7 +133,7 @@ impl SequenceClassifier {
     /// # Errors
     /// As [`Self::loss`].
     pub fn hidden(&self, batch: &TokenBatch) -> Result<Tensor, Error> {
-        caught(FORWARD, || Ok(self.encoder.forward(batch, None, false)))
+        caught(FORWARD, || self.encode(batch, None, false))
     }
 
     /// The scores of each sequence, without dropout.
@@ -139,6 +173,14 @@ impl SequenceClassifier {
         })
     }
 
+    /// The encoder's output on the path the model is on, where the kernels reach as far as this batch's sequences.
+    fn encode(&self, batch: &TokenBatch, positions: Option<&Tensor>, train: bool) -> Result<Tensor, Error> {
+        match self.fused.as_ref().filter(|fused| fused.fits(batch.max_seqlen)) {
+            Some(fused) => fused.encode(batch, positions, train),
+            None => Ok(self.encoder.forward(batch, positions, train)),
+        }
+    }
+
     /// # Shape
     /// - result: `[B, num_labels]`
     fn classify(&self, batch: &TokenBatch, train: bool) -> Result<Tensor, Error> {
@@ -146,7 +188,7 @@ impl SequenceClassifier {
             let found = format!("empty in sequence {empty}");
             return Err(Error::Batch { what: "a text", found, expected: "at least one token".to_owned() });
         }
-        let first = self.encoder.forward(batch, Some(&batch.first_tokens()), train); // [B, D]
+        let first = self.encode(batch, Some(&batch.first_tokens()?), train)?; // [B, D]
         let pooled = self.pooler.forward(&first).tanh().dropout(self.dropout, train); // [B, D]
         Ok(self.classifier.forward(&pooled)) // [B, num_labels]
     }

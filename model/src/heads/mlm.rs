@@ -97,14 +97,14 @@ impl MaskedLm {
         })
     }
 
-    /// From now on computes on the fused path, which gives the same results faster: MosaicBERT, or unpadded BERT, in
-    /// bf16 on a CUDA card.
+    /// From now on computes on the fused path, which gives the same results faster: MosaicBERT or BERT, in bf16 on a CUDA
+    /// card. Padding is not computed on there, whatever the configuration says.
     ///
     /// # Errors
     /// [`Error::Fused`] where the model, its type or its device is another, [`Error::Library`], [`Error::Kernel`] and
     /// [`Error::Cuda`] where driver or compiler stand in the way. The model then stays on the reference path.
     pub fn use_fused_path(&mut self) -> Result<(), Error> {
-        self.fused = Some(Fused::new(&self.parameters, &self.config, self.compute_kind)?);
+        self.fused = Some(Fused::new(&self.parameters, &self.config, Head::MaskedLm, self.compute_kind)?);
         Ok(())
     }
 

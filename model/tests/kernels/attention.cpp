@@ -12,6 +12,7 @@ struct Case {
   int heads;
   bool alibi;
   double dropped = 0;
+  double common = 0;  // of the deviation of queries, keys and values, what all tokens have in common
 };
 
 // Whether query i keeps key j: attention.cuh's rule, element by element.
@@ -26,6 +27,13 @@ template <class BackwardShape> static void compare(const char* name, const Case&
   const int tokens = cu.back(), heads = c.heads, longest = *std::max_element(c.lengths.begin(), c.lengths.end());
   const size_t width = (size_t)heads * HEAD_DIM;
   Half qkv = normal_half(tokens * 3 * width), d_out = normal_half(tokens * width);
+  if (c.common > 0) {
+    // Nearly uniform attention over tokens that are much alike, as in a deep encoder without ALiBi: small queries, and keys
+    // and values with a large part in common.
+    const Half shared = normal_half(3 * width, c.common);
+    for (size_t i = 0; i < qkv.size(); i++)
+      qkv[i] = to_bf16((value(qkv[i]) + value(shared[i % (3 * width)])) * (i % (3 * width) < width ? 0.2 : 1.0));
+  }
   Half out = unwritten_half(tokens * width), d_qkv = unwritten_half(tokens * 3 * width);
   Single lse = unwritten_single((size_t)heads * tokens), sums = unwritten_single(tokens * width), slopes(heads);
   Single bias = unwritten_single(c.lengths.size() * width);
@@ -90,15 +98,17 @@ template <class BackwardShape> static void compare(const char* name, const Case&
         for (int i = 0; i < n; i++)
           for (int e = 0; e < HEAD_DIM; e++) d_error[part].add(value(d_qkv[at(i, part) + e]), d[part][i * HEAD_DIM + e]);
     }
-  std::string label = std::string(name) + (c.alibi ? " alibi" : " plain") + (c.dropped > 0 ? " dropout" : "") + " lengths";
+  std::string label = std::string(name) + (c.alibi ? " alibi" : " plain") + (c.dropped > 0 ? " dropout" : "") + (c.common > 0 ? " alike" : "") + " lengths";
   for (int length : c.lengths) label += " " + std::to_string(length);
   under(label + ": out", out_error, 4e-3);
   under(label + ": lse", lse_error, 1e-6);
-  under(label + ": d_query bias", bias_error, 6e-3);
+  // Between much alike tokens differences are small, and bf16 shows: the limit is what the reference path reaches there.
+  const double limit = c.common > 0 ? 2e-2 : 6e-3;
+  under(label + ": d_query bias", bias_error, limit);
   const double share = dropped / probabilities - c.dropped, deviation = std::sqrt(c.dropped * (1 - c.dropped) / probabilities);
   that(label + ": share of probabilities dropped", std::fabs(share) <= 4 * deviation);
   const char* parts[3] = {": d_query", ": d_key", ": d_value"};
-  for (int part = 0; part < 3; part++) under(label + parts[part], d_error[part], 6e-3);
+  for (int part = 0; part < 3; part++) under(label + parts[part], d_error[part], limit);
 }
 
 // Lengths 0, 1 and `count` others of up to 600, drawn anew by each seed.
@@ -114,7 +124,9 @@ void test_attention() {
                                 {{33, 2}, 1, false},
                                 {some_lengths(2), 1, true},
                                 {{100, 0, 1, 40, 128}, 2, true, 0.1},
-                                {{290, 33}, 1, false, 0.25}};
+                                {{290, 33}, 1, false, 0.25},
+                                {{128, 77}, 1, false, 0, 3},
+                                {{300}, 1, true, 0, 3}};
   for (const Case& c : cases) {
     const bool drops = c.dropped > 0;
     compare<BackwardShort>("short", c, drops ? attention_backward_short_dropout : attention_backward_short);

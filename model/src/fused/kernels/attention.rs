@@ -14,8 +14,8 @@ const FORWARD_QUERIES: i64 = 64;
 const FORWARD_SHARED: u32 = 40_960;
 const QUERY_BLOCK: i64 = 64;
 const SHORT_KEYS: i64 = 128;
-const SHORT_SHARED: u32 = 106_496;
-const LONG_SHARED: u32 = 172_032;
+const SHORT_SHARED: u32 = 106_752;
+const LONG_SHARED: u32 = 172_288;
 
 arguments!(AttentionForward {
     qkv: Read,
