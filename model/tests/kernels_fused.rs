@@ -21,6 +21,9 @@ const LIMIT: f64 = 1.5e-2;
 /// What rounding to bf16 costs: half of the distance between two neighbours.
 const ROUNDING: f64 = 2e-3;
 
+/// What is granted to a gradient of fewer than eight numbers.
+const A_FEW_NUMBERS: f64 = 5e-2;
+
 /// Gradients smaller than this share of all gradients are measured against that share: the keys' bias has a gradient of zero,
 /// and so have queries and keys of a single token, up to the rounding of float32 sums.
 const GRADIENT_FLOOR: f64 = 2e-5;
@@ -165,6 +168,10 @@ fn compare(
             let error = |found: &Tensor| norm(&(found - exact)) / scale;
             let (by_fused, by_reference) = (error(&fused), error(&reference));
             eprintln!("{what}: {name:<60} fused {by_fused:.2e} reference {by_reference:.2e}");
+            // The sum of a few rounded differences has no more digits than chance leaves it.
+            let granted = if exact.numel() < 8 { granted.max(A_FEW_NUMBERS) } else { granted };
+            // The limit is for parameters as a whole: their parts are held to the reference path's errors.
+            let limit = if name.ends_with(')') { f64::INFINITY } else { limit };
             let allowed = (2.0 * by_reference).max(granted).min(limit);
             if by_fused > allowed {
                 wrong.push(format!("{name}: {by_fused:.2e}, reference path {by_reference:.2e}"));

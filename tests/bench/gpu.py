@@ -56,6 +56,8 @@ def main():
     def row(name, result):
         if result:
             results.append({"case": name, **result})
+            if arguments.out:
+                arguments.out.write_text("".join(json.dumps(result) + "\n" for result in results))
             print(f"| {name} | {result['samples_per_s']:,.0f} | {result['real_tokens_per_s'] / 1e6:.3f} M "
                   f"| {result['peak_memory_gib']:.1f} |", flush=True)
 
@@ -68,8 +70,6 @@ def main():
     if not arguments.no_peers:
         for system, mode in (peer.split(":") for peer in arguments.peers.split(",")):
             row(f"{PEER_NAMES[system]}, 128 full, {mode}", run([sys.executable, HERE / "peers/training_step.py", system, mode]))
-    if arguments.out:
-        arguments.out.write_text("".join(json.dumps(result) + "\n" for result in results))
 
 
 if __name__ == "__main__":

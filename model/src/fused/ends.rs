@@ -116,7 +116,7 @@ impl Ends {
         let mut correct = None;
         let outputs = node("decoder and loss", &[y], || {
             let y = y.detach(); // [M, D]
-            let logits = decoder_bias.copy().addmm(&y, &self.words.copy().tr()); // [M, V]
+            let logits = kernels.products.product(&y, &self.words.copy().tr(), Some(decoder_bias.copy()))?; // [M, V]
             let scale = differentiable.then_some(1.0 / normalizer);
             let (losses, hits) = kernels.cross_entropy(&logits, &labels.contiguous(), scale)?; // 2 × [M]
             correct = Some(hits.sum(Kind::Int64));
@@ -128,11 +128,10 @@ impl Ends {
                 let Some(d_loss) = gradients.remove(0) else { return Ok(vec![None]) };
                 // The logits now hold their gradient; what the loss is multiplied by afterwards scales the small factors.
                 let d_logits = logits; // [M, V]
-                // First, since this thread has no CUDA context before its first kernel, and cuBLAS complains about that.
                 let scale = d_loss.to_kind(Kind::BFloat16); // []
                 let scaled = &y * &scale; // [M, D]
-                let d_y = d_logits.matmul(&copy) * scale; // [M, D]
-                add_product(&words, &d_logits.tr(), &scaled)?;
+                let d_y = kernels.products.product(&d_logits, &copy, None)? * scale; // [M, D]
+                add_product(&kernels.products, &words, &d_logits.tr(), &scaled)?;
                 let columns = 0..d_logits.size()[1];
                 kernels.add_sums_of(&d_logits, columns, Some(&d_loss), &gradient(&bias)?)?;
                 Ok(vec![Some(d_y)])

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use tch::{Kind, Tensor};
 
 use super::kernels::{ColumnSum, Dropout, Kernels, Sequences};
-use super::weights::{Stack, Weight, add_product, add_product_to};
+use super::weights::{Stack, Weight, add_product};
 use crate::config::{FeedForwardKind, PositionEmbedding};
 use crate::torch::{Backward, gradient, node};
 use crate::{Error, ModelConfig, Parameters};
@@ -163,35 +163,35 @@ impl Layer {
         index: u64,
         pass: &Pass,
     ) -> Result<(Tensor, Kept), Error> {
-        let kernels = pass.kernels;
+        let (kernels, products) = (pass.kernels, &pass.kernels.products);
         let dropout = pass.layer_dropout(index, self.feed_forward);
         let x = x.detach(); // [T, D]
         let input = x.to_kind(Kind::BFloat16); // [T, D], x itself in a bf16 stream
-        let qkv = self.qkv_bias.copy().addmm(&input, &self.qkv.copy().tr()); // [T, 3·D]
+        let qkv = products.product(&input, &self.qkv.copy().tr(), Some(self.qkv_bias.copy()))?; // [T, 3·D]
         let (attended, lse) =
             kernels.attention_forward(&qkv, pass.sequences, pass.slopes, dropout.probabilities)?; // [T, D], [H, T]
         let (chosen, residual) = match rows {
             Some(rows) => (attended.index_select(0, rows), x.index_select(0, rows)), // 2 × [R, D]
             None => (attended.shallow_clone(), x),
         };
-        let a = chosen.matmul(&self.attention_out.copy().tr()); // [R, D]
+        let a = products.product(&chosen, &self.attention_out.copy().tr(), None)?; // [R, D]
         let vectors = [&self.attention_bias, &self.attention_norm[0], &self.attention_norm[1]];
         let (y, z1, statistics1) =
             kernels.layer_norm_forward(a, &residual, vectors, self.epsilon, dropout.attention)?; // 2 × [R, D]
         let middle = y.to_kind(Kind::BFloat16); // [R, D], y itself in a bf16 stream
         let (h, g) = match &self.up_bias {
             None => {
-                let h = middle.matmul(&self.up.copy().tr()); // [R, 2·I]
+                let h = products.product(&middle, &self.up.copy().tr(), None)?; // [R, 2·I]
                 let g = kernels.geglu_forward(&h, dropout.gate)?; // [R, I]
                 (h, g)
             }
             Some(bias) => {
-                let h = bias.copy().addmm(&middle, &self.up.copy().tr()); // [R, I]
+                let h = products.product(&middle, &self.up.copy().tr(), Some(bias.copy()))?; // [R, I]
                 let g = kernels.gelu_forward(&h)?; // [R, I]
                 (h, g)
             }
         };
-        let f = g.matmul(&self.down.copy().tr()); // [R, D]
+        let f = products.product(&g, &self.down.copy().tr(), None)?; // [R, D]
         let vectors = [&self.down_bias, &self.feed_forward_norm[0], &self.feed_forward_norm[1]];
         let (out, z2, statistics2) =
             kernels.layer_norm_forward(f, &y, vectors, self.epsilon, dropout.down)?; // 2 × [R, D]
@@ -277,14 +277,14 @@ struct Kept {
 /// # Shape
 /// - `d_out`: `[R, D]`; result: `[T, D]`
 fn backward(parameters: &Handles, kept: Kept, d_out: &Tensor) -> Result<Tensor, Error> {
-    let kernels = &kept.kernels;
+    let (kernels, products) = (&kept.kernels, &kept.kernels.products);
     // Second half. In a bf16 stream and without dropout after the product, f and the residual have one gradient.
     let [gamma, beta] = &parameters.feed_forward_norm;
     let sums = [gradient(gamma)?, gradient(beta)?, gradient(&parameters.down_bias)?];
     let saved = [&kept.z2, d_out, &kept.statistics2, gamma];
     let (d_y, d_f) = kernels.layer_norm_backward(saved, sums.each_ref(), None, kept.dropout.down)?; // 2 × [R, D]
-    add_product(&parameters.down[0], &d_f.tr(), &kept.g)?;
-    let d_g = d_f.matmul(&parameters.down[1]); // [R, I]
+    add_product(products, &parameters.down[0], &d_f.tr(), &kept.g)?;
+    let d_g = products.product(&d_f, &parameters.down[1], None)?; // [R, I]
     drop((d_f, kept.g, kept.z2));
     let d_h = match &parameters.up_bias {
         None => {
@@ -297,8 +297,8 @@ fn backward(parameters: &Handles, kept: Kept, d_out: &Tensor) -> Result<Tensor, 
             d_g // [R, I]
         }
     };
-    add_product(&parameters.up[0], &d_h.tr(), &kept.middle)?;
-    add_product_to(&d_y, &d_h, &parameters.up[1]); // [R, D]
+    add_product(products, &parameters.up[0], &d_h.tr(), &kept.middle)?;
+    products.add_product(&d_y, &d_h, &parameters.up[1])?; // [R, D]
     drop((d_h, kept.middle));
 
     // First half.
@@ -309,8 +309,8 @@ fn backward(parameters: &Handles, kept: Kept, d_out: &Tensor) -> Result<Tensor, 
     let (d_residual, d_a) =
         kernels.layer_norm_backward(saved, sums.each_ref(), Some(&bias_sum), kept.dropout.attention)?; // 2 × [R, D]
     drop((d_y, kept.z1));
-    add_product(&parameters.attention_out[0], &d_a.tr(), &kept.chosen)?;
-    let d_chosen = d_a.matmul(&parameters.attention_out[1]); // [R, D]
+    add_product(products, &parameters.attention_out[0], &d_a.tr(), &kept.chosen)?;
+    let d_chosen = products.product(&d_a, &parameters.attention_out[1], None)?; // [R, D]
     drop((d_a, kept.chosen));
     let (d_attended, d_x) = match &kept.rows {
         Some(rows) => {
@@ -342,10 +342,10 @@ fn backward(parameters: &Handles, kept: Kept, d_out: &Tensor) -> Result<Tensor, 
     let mut row = 0;
     for part in &parameters.qkv {
         let rows = part.size()[0];
-        add_product(part, &d_qkv.narrow(1, row, rows).tr(), &kept.input)?;
+        add_product(products, part, &d_qkv.narrow(1, row, rows).tr(), &kept.input)?;
         row += rows;
     }
-    add_product_to(&d_x, &d_qkv, &parameters.qkv_copy); // [T, D]
+    products.add_product(&d_x, &d_qkv, &parameters.qkv_copy)?; // [T, D]
     Ok(d_x)
 }
 

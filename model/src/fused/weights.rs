@@ -4,6 +4,7 @@ use std::cell::Cell;
 
 use tch::{Kind, Tensor, no_grad};
 
+use crate::torch::products::Products;
 use crate::torch::{gradient, version};
 use crate::{Error, Parameters};
 
@@ -88,18 +89,11 @@ impl Stack {
 ///
 /// # Shape
 /// - `parameter`: `[O, I]`, float32; `left`: `[O, R]` and `right`: `[R, I]`, bf16
-pub(crate) fn add_product(parameter: &Tensor, left: &Tensor, right: &Tensor) -> Result<(), Error> {
-    add_product_to(&gradient(parameter)?, left, right);
-    Ok(())
-}
-
-/// Adds `left right` to `sum`, with float32 inside the product.
-///
-/// # Shape
-/// - `sum`: `[O, I]`, float32 or bf16; `left`: `[O, R]` and `right`: `[R, I]`, bf16
-pub(crate) fn add_product_to(sum: &Tensor, left: &Tensor, right: &Tensor) {
-    let _ = match sum.kind() {
-        Kind::BFloat16 => sum.shallow_clone().addmm_(left, right),
-        _ => sum.addmm_dtype_out(sum, left, right, Kind::Float),
-    };
+pub(crate) fn add_product(
+    products: &Products,
+    parameter: &Tensor,
+    left: &Tensor,
+    right: &Tensor,
+) -> Result<(), Error> {
+    products.add_product(&gradient(parameter)?, left, right)
 }

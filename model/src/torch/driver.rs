@@ -96,7 +96,8 @@ impl Api {
 /// One GPU, through the context that torch uses on it too.
 pub(crate) struct Gpu {
     api: Api,
-    index: usize,
+    /// As torch counts.
+    pub(crate) index: usize,
     context: *mut c_void,
     /// Compute capability, such as (9, 0).
     pub(crate) capability: (i32, i32),
@@ -147,7 +148,7 @@ impl Gpu {
     }
 
     /// Makes the context current in this thread: threads of the autograd engine begin without one.
-    fn enter(&self) -> Result<(), Error> {
+    pub(crate) fn enter(&self) -> Result<(), Error> {
         // SAFETY: the context is retained for the life of the process.
         self.api
             .check(unsafe { (self.api.cu_ctx_set_current)(self.context) }, || "enter the context".to_owned())

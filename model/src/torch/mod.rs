@@ -2,16 +2,18 @@
 //!
 //! Three layers: `sys` declares the C functions of `csrc/bridge.h`, `check` turns their messages into errors and their
 //! handles into tensors, and what is public here is safe. `nvrtc` and `driver` compile and launch the kernels of
-//! `csrc/kernels`.
+//! `csrc/kernels`; `products` are the matrix products between them.
 
 // C functions, foreign libraries and raw device memory: no type system can vouch for them.
 #![allow(unsafe_code)]
 
 mod autograd;
+pub(crate) mod cache;
 mod check;
 pub(crate) mod driver;
 mod memory;
 pub(crate) mod nvrtc;
+pub(crate) mod products;
 mod profile;
 mod readback;
 mod sys;

@@ -7,6 +7,7 @@ use std::ptr::null_mut;
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
+use super::cache::{read_cached, write_cached};
 use crate::Error;
 
 /// nvrtcResult.
@@ -266,54 +267,9 @@ fn files_beginning(folder: &Path, prefix: &str) -> Vec<PathBuf> {
     files
 }
 
-/// Where machine code is kept: `tessera/kernels` in `XDG_CACHE_HOME`, or in `.cache` of the home folder.
-pub(crate) fn cache_folder() -> Option<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let cache = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")))?;
-    Some(cache.join("tessera/kernels"))
-}
-
-/// A cached file is the BLAKE3 hash of the code, then the code; anything else is as good as not there.
-fn read_cached(path: &Path) -> Option<Vec<u8>> {
-    let bytes = std::fs::read(path).ok()?;
-    let (hash, code) = bytes.split_at_checked(blake3::OUT_LEN)?;
-    (blake3::hash(code).as_bytes() == hash).then(|| code.to_vec())
-}
-
-/// Writes beside and renames, so that several processes may fill one cache. A failure costs the next start a second.
-fn write_cached(path: &Path, code: &[u8]) {
-    let write = || -> std::io::Result<()> {
-        let folder = path.parent().expect("a cached file lies in a folder");
-        std::fs::create_dir_all(folder)?;
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        std::io::Write::write_all(&mut file, blake3::hash(code).as_bytes())?;
-        std::io::Write::write_all(&mut file, code)?;
-        file.persist(path)?;
-        Ok(())
-    };
-    let _unwritable = write();
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn cached_code_comes_back_and_damage_is_noticed() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("deeper/kernels.cubin");
-        assert_eq!(read_cached(&path), None);
-        write_cached(&path, b"machine code");
-        assert_eq!(read_cached(&path).as_deref(), Some(b"machine code".as_slice()));
-        let mut bytes = std::fs::read(&path).unwrap();
-        for length in [0, 5, 31, 40] {
-            std::fs::write(&path, &bytes[..length]).unwrap();
-            assert_eq!(read_cached(&path), None);
-        }
-        *bytes.last_mut().unwrap() ^= 1;
-        std::fs::write(&path, &bytes).unwrap();
-        assert_eq!(read_cached(&path), None);
-    }
 
     #[test]
     fn libraries_beside_torch_come_before_the_loaders() {

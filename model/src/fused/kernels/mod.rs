@@ -24,8 +24,10 @@ pub(crate) use sums::ColumnSum;
 use attention::AttentionKernels;
 
 use crate::Error;
+use crate::torch::cache::cache_folder;
 use crate::torch::driver::{Arguments, Gpu, Kernel, Module};
-use crate::torch::nvrtc::{Compiler, cache_folder};
+use crate::torch::nvrtc::Compiler;
+use crate::torch::products::Products;
 
 /// The head dimension the attention kernels are written for, K.
 pub(crate) const HEAD_SIZE: i64 = 64;
@@ -92,6 +94,8 @@ type Write = *mut c_void;
 #[derive(Debug)]
 pub(crate) struct Kernels {
     gpu: Arc<Gpu>,
+    /// Matrix products, which are not ours.
+    pub(crate) products: Products,
     hidden: i64,
     /// Type of the residual stream: bf16 or float32.
     stream: Kind,
@@ -119,7 +123,7 @@ impl Kernels {
     /// float32, is the type of the residual stream.
     ///
     /// # Errors
-    /// [`Error::Library`] without the driver or NVRTC, [`Error::Kernel`] and [`Error::Cuda`].
+    /// [`Error::Library`] without the driver, NVRTC or cuBLASLt, [`Error::Kernel`] and [`Error::Cuda`].
     pub(crate) fn load(device: usize, hidden: i64, stream: Kind) -> Result<Arc<Kernels>, Error> {
         let gpu = Gpu::open(device)?;
         let compiler = Compiler::open()?;
@@ -142,6 +146,7 @@ impl Kernels {
         let sums = module("column_sums.cu")?;
         let cross_entropy = module("cross_entropy.cu")?;
         Ok(Arc::new(Kernels {
+            products: Products::open(&gpu)?,
             hidden,
             stream,
             attention: AttentionKernels {
