@@ -134,9 +134,10 @@ impl Api {
         let mut reasons = Vec::new();
         for library in opened {
             match library {
-                // SAFETY: a library of that name has the functions of cublasLt.h.
                 Ok(library) => {
-                    return unsafe { Api::of(library) }.map_err(|error| missing(error.to_string()));
+                    // SAFETY: a library of that name has the functions of cublasLt.h.
+                    let api = unsafe { Api::of(library) };
+                    return api.map_err(|error| missing(error.to_string()));
                 }
                 Err(error) => reasons.push(error.to_string()),
             }
