@@ -6,7 +6,7 @@ C4 ?=
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench-ingest bench-encoder bench-ingest-parts bench-gpu build libtorch check-tools lint fmt clean-demo
+.PHONY: help demo test test-transformers bench-ingest bench-encoder bench-ingest-parts bench-gpu build libtorch check-tools lint fmt clean-demo
 
 help: ## this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,10 @@ test: lint ## everything: formatting, clippy, unit, property, parity and end-to-
 	@echo "== all crates"
 	$(CARGO) build --locked --release --workspace --bins --examples
 	$(CARGO) test --locked --release --workspace
+
+test-transformers: build ## exported and imported models beside Hugging Face's transformers (5 GB into .python/transformers, or TESSERA_PYTHON=...)
+	@[ -n "$(TESSERA_PYTHON)" ] || tests/transformers/setup.sh
+	$(CARGO) test --locked --release -p train --test all -- --nocapture --test-threads 1 transformers
 
 build: libtorch ## the two programs, target/release/{ingest,train}
 	$(CARGO) build --locked --release --workspace --bins --examples

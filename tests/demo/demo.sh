@@ -47,3 +47,16 @@ $bin/train eval --from $work/tiny --shards $work/shards --json >$work/eval.json
 
 $bin/train report $work/tiny --out demo/report.html
 python3 tests/demo/summary.py $work demo/report.html
+
+# Sentences of the kind that the corpus is made of.
+if [ "$work" = demo/crate-docs ]; then
+    set -- "Licensed under the Apache [MASK], version 2.0." \
+        "Returns an [MASK] if the file does not exist." \
+        "See the documentation for [MASK] details."
+else
+    set -- "We would like to thank [MASK] for your help." \
+        "He is one of the [MASK] important people in the world." \
+        "The house was built in the early 19th [MASK]."
+fi
+say "fill: the words that the model finds likeliest for [MASK]"
+$bin/train fill "$@" --from $work/tiny --top 3

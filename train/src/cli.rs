@@ -1,6 +1,10 @@
 //! The command line.
 
 mod average;
+mod embed;
+mod export;
+mod fill;
+mod import;
 mod recipe;
 
 use std::path::PathBuf;
@@ -10,6 +14,10 @@ use train::bench;
 use train::config::{DeviceChoice, PathChoice};
 use train::layers::{DEFAULT_PRESET, resolve};
 
+use self::embed::Embed;
+use self::export::Export;
+use self::fill::Fill;
+use self::import::Import;
 pub(crate) use average::Average;
 pub(crate) use recipe::Recipe;
 
@@ -46,6 +54,10 @@ pub(crate) struct Pretrain {
     /// Continue the run in this folder from its newest usable checkpoint
     #[arg(long, value_name = "RUN", conflicts_with_all = ["out", "preset", "config", "set"])]
     pub(crate) resume: Option<PathBuf>,
+    /// Begin with the weights and the architecture of this model: a run, a checkpoint, or what `train import` wrote.
+    /// Optimizer, schedule and data are the new run's
+    #[arg(long, value_name = "RUN|CHECKPOINT|MODEL", conflicts_with_all = ["resume", "branch_from"])]
+    pub(crate) init_from: Option<PathBuf>,
     /// Configuration to start from; `train presets` lists them
     #[arg(long, value_name = "NAME", default_value = DEFAULT_PRESET, hide_default_value = false)]
     pub(crate) preset: String,
@@ -72,6 +84,10 @@ pub(crate) enum Command {
     Report(Report),
     /// Measure how fast this machine trains, or only loads, and where the time goes
     Bench(Bench),
+    Import(Import),
+    Export(Export),
+    Fill(Fill),
+    Embed(Embed),
     /// List the presets, or print one with all keys and their sources
     Presets {
         /// Print this one

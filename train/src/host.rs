@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::model_folder::ModelIdentity;
 
 /// Name and version of this program, as checkpoints and reports carry it.
 pub const PROGRAM: &str = concat!("tessera-train ", env!("CARGO_PKG_VERSION"));
@@ -40,6 +41,9 @@ pub struct Provenance {
     /// The checkpoint of another run that this one goes on from.
     #[serde(default)]
     pub branched_from: Option<PathBuf>,
+    /// The model whose weights it began with, where it did not begin fresh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_from: Option<ModelIdentity>,
     /// Later starts of the same run with `--resume`.
     pub resumptions: Vec<Resumption>,
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use model::ModelConfig;
 use toml::de::DeTable;
 use toml::{Table, Value};
 
@@ -72,7 +73,24 @@ struct Assignment {
 /// An unknown preset or key, a value of the wrong type, a value out of range: each names the file and line, or the
 /// option, that is to blame.
 pub fn resolve(preset: &str, file: Option<&Path>, sets: &[String]) -> Result<Config, Error> {
-    let table: Table = Preset::find(preset)?.text.parse().expect("presets are tested to be valid TOML");
+    resolve_with(preset, None, file, sets)
+}
+
+/// The same; the architecture is `model`'s in place of the preset's, where there is one. File and `--set` still win.
+///
+/// # Errors
+/// Those of [`resolve`].
+pub fn resolve_with(
+    preset: &str,
+    model: Option<&ModelConfig>,
+    file: Option<&Path>,
+    sets: &[String],
+) -> Result<Config, Error> {
+    let mut table: Table = Preset::find(preset)?.text.parse().expect("presets are tested to be valid TOML");
+    if let Some(model) = model {
+        let model = Value::try_from(model).expect("a configuration has only strings and numbers");
+        table.insert("model".to_owned(), model);
+    }
     let keys = leaves(&table);
     let mut assignments = Vec::new();
     if let Some(path) = file {

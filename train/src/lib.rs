@@ -5,6 +5,9 @@
 //! ([`metrics`], [`progress`]), evaluated ([`eval`]) and saved ([`checkpoint`]). [`config`] says what can be set,
 //! [`layers`] how presets, files and options combine, [`report`] draws what came of it.
 //!
+//! A trained model is a [`model_folder`], whoever trained it: [`import`] makes one of Hugging Face's BERT or of a
+//! MosaicBERT, [`export`] goes the other way, [`fill`] and [`embed`] try it out.
+//!
 //! Whatever decides a result is a function of the configuration, the data and the step, so a run that was killed
 //! and resumed ends with the same bytes as one that was not.
 
@@ -13,11 +16,15 @@ pub mod budget;
 pub mod checkpoint;
 pub mod config;
 pub mod device;
+pub mod embed;
 pub mod error;
 pub mod eval;
+pub mod export;
 mod feed;
+pub mod fill;
 pub mod folder;
 pub mod host;
+pub mod import;
 pub mod layers;
 pub mod metrics;
 pub mod micro_batch;
@@ -30,5 +37,6 @@ pub mod run;
 pub mod schedule;
 pub mod step;
 pub mod stop;
+pub mod text;
 
 pub use error::Error;

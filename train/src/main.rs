@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Parser;
 use train::checkpoint::{self, Checkpoint};
-use train::layers::{PRESETS, Preset, resolve};
+use train::layers::{PRESETS, Preset, resolve_with};
+use train::model_folder::ModelFolder;
 use train::run::Run;
 use train::stop::Stop;
 use train::{bench, eval, micro_batch, report};
@@ -22,6 +23,10 @@ fn main() -> ExitCode {
         Some(Command::Average(arguments)) => average(&arguments),
         Some(Command::Report(arguments)) => write_report(&arguments),
         Some(Command::Bench(arguments)) => bench(arguments),
+        Some(Command::Import(arguments)) => arguments.run(),
+        Some(Command::Export(arguments)) => arguments.run(),
+        Some(Command::Fill(arguments)) => arguments.run(),
+        Some(Command::Embed(arguments)) => arguments.run(),
         Some(Command::Presets { name }) => presets(name.as_deref()),
     };
     match done {
@@ -36,7 +41,7 @@ fn main() -> ExitCode {
 /// Starts, resumes or branches off a run and trains it to its end.
 fn pretrain(arguments: Pretrain) -> Result<()> {
     let stop = Stop::on_signals().context("signals cannot be handled")?;
-    let Pretrain { shards, out, resume, preset, config, mut set, device, recipe } = arguments;
+    let Pretrain { shards, out, resume, init_from, preset, config, mut set, device, recipe } = arguments;
     let (device, micro_batch) = (device.map(Into::into), recipe.micro_batch_tokens);
     let mut run = match (resume, recipe.branch_from, out) {
         (Some(path), ..) => Run::resume(&path, &shards, device, micro_batch)?,
@@ -47,12 +52,15 @@ fn pretrain(arguments: Pretrain) -> Result<()> {
         }
         (None, None, Some(out)) => {
             set.extend(recipe.budget.map(|budget| format!("train.budget={budget}")));
-            let mut config = resolve(&preset, config.as_deref(), &set)?;
+            let refused = |error: &train::Error| eprintln!("{error}; trying the one before");
+            let init = init_from.map(|path| ModelFolder::open(&path, refused)).transpose()?;
+            let model = init.as_ref().map(|init| &init.config);
+            let mut config = resolve_with(&preset, model, config.as_deref(), &set)?;
             config.train.device = device.unwrap_or(config.train.device);
             if let Some(asked) = micro_batch {
                 micro_batch::resolve(asked, &mut config)?;
             }
-            Run::start(&out, &shards, config)?
+            Run::start(&out, &shards, config, init.as_ref())?
         }
         (None, _, None) => unreachable!("clap asks for --out where --resume is absent"),
     };

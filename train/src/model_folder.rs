@@ -18,12 +18,14 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use ingest::TokenizerFile;
+use loader::Corpus;
 use model::tensor_file::{self, TensorFile};
 use model::{Head, MaskedLm, ModelConfig, Parameters, SequenceClassifier};
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use crate::checkpoint::{self, Checkpoint};
+use crate::config::Config;
 use crate::error::Error;
 use crate::host;
 
@@ -92,6 +94,13 @@ pub struct ModelIdentity {
     pub tokenizer_blake3: String,
     /// Parameters that it did not have and that began fresh.
     pub fresh: Vec<String>,
+}
+
+/// Weights for a run to begin with, checked against its configuration and its data.
+#[derive(Debug)]
+pub struct InitialWeights {
+    parameters: Parameters,
+    identity: ModelIdentity,
 }
 
 impl ModelFolder {
@@ -279,12 +288,57 @@ impl ModelFolder {
         })
     }
 
+    /// The weights for a run of `config` on `corpus` to begin with.
+    ///
+    /// # Errors
+    /// [`Error::OtherVocabulary`] when the ids of the corpus mean other words, [`Error::Model`] naming a tensor that does
+    /// not fit the configuration.
+    pub fn initial(&self, config: &Config, corpus: &Corpus) -> Result<InitialWeights, Error> {
+        let shards = TokenizerFile::from_bytes("the shards' tokenizer", corpus.tokenizer_json().to_vec())?;
+        if !shards.same_vocabulary(&self.tokenizer) {
+            return Err(Error::OtherVocabulary { path: self.path.clone() });
+        }
+        let origin = self.tensors_path().display().to_string();
+        let (head, seed) = (Head::MaskedLm, config.seed);
+        let (parameters, fresh) = Parameters::with_head(
+            &config.model,
+            head,
+            self.tensors()?,
+            &origin,
+            seed,
+            Device::Cpu,
+            Kind::Float,
+        )?;
+        if let Some(first) = fresh.first() {
+            eprintln!(
+                "note: {} has no masked-LM head; its {} tensors begin fresh ({first}, ...)",
+                self.path.display(),
+                fresh.len()
+            );
+        }
+        Ok(InitialWeights { parameters, identity: self.identity(fresh)? })
+    }
+
     /// Steps it was trained for, where a run of this program made it.
     pub fn step(&self) -> Option<u64> {
         match &self.origin {
             Origin::Checkpoint(checkpoint) => Some(checkpoint.state.step),
             Origin::Folder(_) => None,
         }
+    }
+}
+
+impl InitialWeights {
+    /// Copies the weights into a model's parameters, in place, and says which they were.
+    ///
+    /// # Errors
+    /// [`Error::Torch`] when there is no memory to copy them.
+    pub fn load(self, into: &Parameters) -> Result<ModelIdentity, Error> {
+        let _guard = no_grad_guard();
+        for ((_, own), (_, initial)) in into.iter().zip(self.parameters.iter()) {
+            own.shallow_clone().f_copy_(initial)?;
+        }
+        Ok(self.identity)
     }
 }
 

@@ -20,23 +20,32 @@ use crate::host::{self, Data, Host, Provenance, Resumption};
 use crate::layers;
 use crate::metrics::MetricsWriter;
 use crate::micro_batch::{self, MicroBatchTokens};
+use crate::model_folder::ModelFolder;
 use crate::optimizer::DecoupledAdamW;
 use crate::schedule::{MaskSchedule, Shape};
 
 impl Run {
-    /// A new run in `out`, trained on `shards`.
+    /// A new run in `out`, trained on `shards`. It begins with the weights of `init`, where given, whose architecture the
+    /// configuration must have; everything else begins anew.
     ///
     /// # Errors
     /// A folder that holds a run already, shards that cannot be read or do not fit the model, no such device.
-    pub fn start(out: &Path, shards: &[PathBuf], config: Config) -> Result<Run, Error> {
+    pub fn start(
+        out: &Path,
+        shards: &[PathBuf],
+        config: Config,
+        init: Option<&ModelFolder>,
+    ) -> Result<Run, Error> {
         // Everything that can be wrong is found before anything is written.
         let corpus = Corpus::open(shards)?;
         check_vocabulary(&config, &corpus)?;
+        let initial = init.map(|init| init.initial(&config, &corpus)).transpose()?;
         let device = device::choose(config.train.device)?;
         let pace = length::pace(&config, &corpus, 0)?;
         let (folder, lock) = RunFolder::create(out)?;
         let (model, optimizer) = build(&config, device)?;
-        let provenance = provenance(&config, describe(&corpus, shards)?, device);
+        let mut provenance = provenance(&config, describe(&corpus, shards)?, device);
+        provenance.init_from = initial.map(|initial| initial.load(model.parameters())).transpose()?;
         provenance.write(&folder.provenance())?;
         folder.write_config(&config)?;
         let state = State::start(identity(&provenance.data), config.seed, pace);
@@ -206,6 +215,7 @@ fn provenance(config: &Config, data: Data, device: Device) -> Provenance {
         data,
         parameters: config.model.parameter_count() as u64,
         branched_from: None,
+        init_from: None,
         resumptions: Vec::new(),
     }
 }

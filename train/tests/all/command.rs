@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use crate::corpus::{self, VOCAB};
+use crate::hugging_face::tokenizer_json;
 
 /// A scratch folder with a corpus, and the program to run in it.
 pub(crate) struct Bench {
@@ -13,7 +14,7 @@ pub(crate) struct Bench {
 impl Bench {
     pub(crate) fn new() -> Bench {
         let dir = tempfile::tempdir().unwrap();
-        corpus::write(&dir.path().join("shards"), 600, "words");
+        corpus::write(&dir.path().join("shards"), 600, &tokenizer_json(VOCAB as usize));
         Bench { dir }
     }
 
