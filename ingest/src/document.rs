@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use loader::shard::{Manifest, Shard};
+use loader::shard::Shard;
 use serde::Serialize;
 
 use crate::docs;
 use crate::error::Error;
+use crate::place::Place;
 use crate::tokenizer::TokenizerFile;
 
 /// A document as the shards have it.
@@ -38,22 +39,23 @@ pub struct FoundDocument {
     pub text: String,
 }
 
-/// Finds document `document` of a finished folder.
+/// Finds document `document` of a finished folder, of this machine or below a URL.
 ///
 /// # Errors
 /// [`Error::NoDocument`] when there are not as many, or an error of reading.
 pub fn find_document(dir: &Path, document: u64) -> Result<FoundDocument, Error> {
-    let manifest = Manifest::read(dir)?;
+    let place = Place::of(dir)?;
+    let manifest = place.manifest()?;
     let mut index = document;
     for entry in &manifest.shards {
         if index >= entry.documents {
             index -= entry.documents;
             continue;
         }
-        let shard = Shard::open(&dir.join(&entry.file))?;
-        let ids = shard.tokens(index)?.to_vec();
-        let text = TokenizerFile::read(&dir.join(&manifest.tokenizer.file))?.decode(&ids)?;
-        return docs::read_record(&dir.join(&entry.docs_file), index, |record| FoundDocument {
+        let shard = place.fetch(&entry.file)?;
+        let ids = Shard::open(&shard.path)?.tokens(index)?.to_vec();
+        let text = TokenizerFile::read(&place.fetch(&manifest.tokenizer.file)?.path)?.decode(&ids)?;
+        return docs::read_record(&place.fetch(&entry.docs_file)?.path, index, |record| FoundDocument {
             document,
             shard: entry.file.clone(),
             document_in_shard: index,

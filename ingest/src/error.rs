@@ -333,6 +333,13 @@ pub enum Error {
         free: u64,
     },
 
+    /// Shards cannot be written to a web server.
+    #[error("{url} is on a web server, which takes no files; name a folder, or an s3://, gs:// or az:// URL")]
+    ReadOnlyStore {
+        /// What was to be written to.
+        url: String,
+    },
+
     /// The output folder belongs to another ingest.
     #[error(
         "{} {state} from something else: {difference}; choose another --out, or delete that folder to replace it",

@@ -1,11 +1,12 @@
-//! Makes one shard folder of those that the tasks of an ingest wrote. No token is read or copied: files are renamed.
+//! Makes one shard folder of those that the tasks of an ingest wrote. No token is read: files are renamed, in an object
+//! store by the store.
 //!
 //! May be killed at any moment and run again: the tasks' manifests stay until the common one is in place, and a file is
 //! looked for in both folders.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use loader::atomic;
@@ -13,6 +14,7 @@ use loader::shard::{MANIFEST_FILE, Manifest};
 
 use crate::error::Error;
 use crate::folder::{self, MANIFEST_HASH_FILE};
+use crate::place::Place;
 use crate::task::{Task, task_folders};
 use crate::tokenizer::TOKENIZER_FILE;
 
@@ -27,13 +29,14 @@ pub struct Merged {
 /// A task's finished folder.
 struct Part {
     task: Task,
-    dir: PathBuf,
+    place: Place,
     manifest: Manifest,
-    /// Keeps a task from being run again while its files are moved.
-    _lock: File,
+    /// Keeps a task from being run again while its files are moved. Stores have none.
+    _lock: Option<File>,
 }
 
-/// Joins the tasks' folders given, or those that lie in the folders given, into `out`, and removes them.
+/// Joins the tasks' folders given, or those that lie in the folders given, into `out`, and removes them. All are paths
+/// of this machine, or URLs of one bucket.
 ///
 /// # Errors
 /// [`Error::MergeNothing`], [`Error::MergeUnfinished`], [`Error::MergeGap`], [`Error::MergeOverlap`],
@@ -41,62 +44,109 @@ struct Part {
 /// nothing is touched then; or an error of moving files, after which the same call continues.
 pub fn merge(given: &[PathBuf], out: &Path) -> Result<Merged, Error> {
     let mut folders = find(given)?;
-    fs::create_dir_all(out).map_err(Error::io("create the folder", out))?;
-    let _lock = folder::lock(out)?;
-    folder::remove_temporaries(out)?;
-    let earlier = match Manifest::read(out) {
-        Ok(manifest) => Some(manifest),
-        Err(loader::Error::NoManifest { .. }) => None,
-        Err(error) => return Err(error.into()),
-    };
+    let out = Place::of(out)?;
+    out.create()?;
+    let _lock = lock(&out)?;
+    if let Place::Folder(dir) = &out {
+        folder::remove_temporaries(dir)?;
+    }
+    let earlier = out.find_manifest()?;
     if earlier.is_some() {
         // A merge that was killed while it removed them leaves empty ones.
-        folders.retain(|(_, dir)| dir.join(MANIFEST_FILE).exists() || fs::remove_dir(dir).is_err());
+        let mut left = Vec::new();
+        for (task, place) in folders {
+            if place.size(MANIFEST_FILE)?.is_some() || !remove_empty(&place) {
+                left.push((task, place));
+            }
+        }
+        folders = left;
     }
     if folders.is_empty() {
         let manifest = earlier.ok_or_else(|| Error::MergeNothing { dir: given[0].clone() })?;
         return Ok(Merged { manifest, tasks: 0 });
     }
     let parts =
-        folders.into_iter().map(|(task, dir)| Part::open(task, dir)).collect::<Result<Vec<_>, _>>()?;
+        folders.into_iter().map(|(task, place)| Part::open(task, place)).collect::<Result<Vec<_>, _>>()?;
     if let Some(manifest) = earlier {
         // Everything but the end was done before.
-        return remove_joined(parts, manifest, out);
+        return remove_joined(parts, manifest, &out);
     }
     check(&parts)?;
     let manifest = joined(&parts);
-    let moves = moves(&parts, out)?;
+    let moves = moves(&parts, &out)?;
 
-    let write = |name: &str, bytes: &[u8]| atomic::write_file(&out.join(name), |file| file.write_all(bytes));
     // First, because it marks the folder as one of shards.
-    write(MANIFEST_HASH_FILE, folder::manifest_hash(&manifest).as_bytes())?;
-    let tokenizer = parts[0].dir.join(TOKENIZER_FILE);
-    write(TOKENIZER_FILE, &fs::read(&tokenizer).map_err(Error::io("read", &tokenizer))?)?;
-    for (from, to) in moves {
-        fs::rename(&from, &to).map_err(|source| match source.kind() {
-            io::ErrorKind::CrossesDevices => Error::MergeFar { from, out: out.to_owned() },
-            _ => Error::Io { action: "move to its place", path: from, source },
-        })?;
+    out.write(MANIFEST_HASH_FILE, folder::manifest_hash(&manifest).as_bytes())?;
+    let tokenizer = parts[0].place.read(TOKENIZER_FILE)?;
+    let lost = || Error::MergeLost {
+        task: parts[0].task,
+        path: parts[0].place.path().join(TOKENIZER_FILE),
+        bytes: 0,
+    };
+    out.write(TOKENIZER_FILE, &tokenizer.ok_or_else(lost)?)?;
+    for (part, name) in moves {
+        rename(&part.place, &out, name)?;
     }
-    atomic::sync_dir(out)?;
-    manifest.write(out)?;
-    remove_joined(parts, manifest, out)
+    if let Place::Folder(dir) = &out {
+        atomic::sync_dir(dir)?;
+        manifest.write(dir)?;
+    } else {
+        out.write(MANIFEST_FILE, manifest.to_json().as_bytes())?;
+    }
+    remove_joined(parts, manifest, &out)
+}
+
+/// Gives a file its place in another folder.
+fn rename(from: &Place, to: &Place, name: &str) -> Result<(), Error> {
+    match (from, to) {
+        (Place::Folder(from_dir), Place::Folder(out)) => {
+            let from = from_dir.join(name);
+            fs::rename(&from, out.join(name)).map_err(|source| match source.kind() {
+                io::ErrorKind::CrossesDevices => Error::MergeFar { from, out: out.to_owned() },
+                _ => Error::Io { action: "move to its place", path: from, source },
+            })
+        }
+        (Place::Store(from), Place::Store(to)) => Ok(from.join(name).rename(&to.join(name))?),
+        _ => Err(Error::MergeFar { from: from.path().join(name), out: to.path() }),
+    }
+}
+
+/// Two processes on one folder of this machine would be in each other's way.
+fn lock(place: &Place) -> Result<Option<File>, Error> {
+    match place {
+        Place::Folder(dir) => folder::lock(dir).map(Some),
+        Place::Store(_) => Ok(None),
+    }
+}
+
+/// Removes a folder if it is empty; in a store such a folder is none.
+fn remove_empty(place: &Place) -> bool {
+    match place {
+        Place::Folder(dir) => fs::remove_dir(dir).is_ok(),
+        Place::Store(_) => place.files().is_ok_and(|files| files.is_empty()),
+    }
 }
 
 /// The tasks' folders among those given and in them, sorted by task.
-fn find(given: &[PathBuf]) -> Result<Vec<(Task, PathBuf)>, Error> {
-    let mut folders = BTreeMap::new();
+fn find(given: &[PathBuf]) -> Result<Vec<(Task, Place)>, Error> {
+    let mut folders: BTreeMap<_, (Task, Place)> = BTreeMap::new();
     for dir in given {
-        // `.` and `..` have no name by which a task could be told.
-        let dir = &fs::canonicalize(dir).map_err(Error::io("open the folder", dir))?;
-        let found = match Task::of_folder(dir) {
-            Some(task) => vec![(task, dir.clone())],
-            None => task_folders(dir)?,
+        let place = match Place::of(dir)? {
+            // `.` and `..` have no name by which a task could be told.
+            Place::Folder(dir) => {
+                Place::Folder(fs::canonicalize(&dir).map_err(Error::io("open the folder", &dir))?)
+            }
+            store => store,
         };
-        for (task, dir) in found {
-            match folders.insert((task.count(), task.index()), (task, dir.clone())) {
-                Some((_, other)) if other != dir => {
-                    return Err(Error::MergeOverlap { task, first: other, second: dir });
+        let found = match Task::of_folder(&place.path()) {
+            Some(task) => vec![(task, place)],
+            None => task_folders(&place)?,
+        };
+        for (task, place) in found {
+            let second = place.path();
+            match folders.insert((task.count(), task.index()), (task, place)) {
+                Some((_, other)) if other.path() != second => {
+                    return Err(Error::MergeOverlap { task, first: other.path(), second });
                 }
                 _ => {}
             }
@@ -106,18 +156,16 @@ fn find(given: &[PathBuf]) -> Result<Vec<(Task, PathBuf)>, Error> {
 }
 
 impl Part {
-    fn open(task: Task, dir: PathBuf) -> Result<Self, Error> {
-        let lock = folder::lock(&dir)?;
-        let manifest = match Manifest::read(&dir) {
-            Ok(manifest) => manifest,
-            Err(loader::Error::NoManifest { .. }) => return Err(Error::MergeUnfinished { task, dir }),
-            Err(error) => return Err(error.into()),
+    fn open(task: Task, place: Place) -> Result<Self, Error> {
+        let lock = lock(&place)?;
+        let Some(manifest) = place.find_manifest()? else {
+            return Err(Error::MergeUnfinished { task, dir: place.path() });
         };
         match Task::noted(&manifest) {
-            Some(noted) if noted == task => Ok(Self { task, dir, manifest, _lock: lock }),
+            Some(noted) if noted == task => Ok(Self { task, place, manifest, _lock: lock }),
             noted => {
                 let found = noted.map_or("a whole ingest".to_owned(), |noted| format!("task {noted}"));
-                Err(Error::MergeRenamed { dir, found })
+                Err(Error::MergeRenamed { dir: place.path(), found })
             }
         }
     }
@@ -127,7 +175,7 @@ impl Part {
 fn check(parts: &[Part]) -> Result<(), Error> {
     let first = &parts[0];
     let differs = |part: &Part, what: &'static str, expected: String, found: String| {
-        let (first, second) = (first.dir.clone(), part.dir.clone());
+        let (first, second) = (first.place.path(), part.place.path());
         Err(Error::MergeDiffers { first, second, what, found, expected })
     };
     for part in &parts[1..] {
@@ -151,7 +199,7 @@ fn check(parts: &[Part]) -> Result<(), Error> {
         let foreign = part.manifest.shards.iter().find(|shard| !part.task.owns(shard.input));
         if let Some(shard) = foreign {
             let found = format!("{} besides its share", shard.file);
-            return Err(Error::MergeRenamed { dir: part.dir.clone(), found });
+            return Err(Error::MergeRenamed { dir: part.place.path(), found });
         }
     }
     Ok(())
@@ -204,18 +252,22 @@ fn joined(parts: &[Part]) -> Manifest {
     manifest
 }
 
-/// The files that are not in `out` yet: from where, to where. Each is looked for with its size before any is moved.
-fn moves(parts: &[Part], out: &Path) -> Result<Vec<(PathBuf, PathBuf)>, Error> {
-    let has = |path: &Path, bytes: u64| path.metadata().is_ok_and(|found| found.len() == bytes);
+/// The files that are not in `out` yet, with the part they are in. Each is looked for with its size before any is moved.
+fn moves<'a>(parts: &'a [Part], out: &Place) -> Result<Vec<(&'a Part, &'a str)>, Error> {
+    let there = out.files()?;
     let mut moves = Vec::new();
     for part in parts {
+        let here = part.place.files()?;
         for shard in &part.manifest.shards {
             for (name, bytes) in [(&shard.file, shard.bytes), (&shard.docs_file, shard.docs_bytes)] {
-                let (from, to) = (part.dir.join(name), out.join(name));
-                if has(&from, bytes) {
-                    moves.push((from, to));
-                } else if !has(&to, bytes) {
-                    return Err(Error::MergeLost { task: part.task, path: from, bytes });
+                if here.get(name) == Some(&bytes) {
+                    moves.push((part, name.as_str()));
+                } else if there.get(name) != Some(&bytes) {
+                    return Err(Error::MergeLost {
+                        task: part.task,
+                        path: part.place.path().join(name),
+                        bytes,
+                    });
                 }
             }
         }
@@ -224,27 +276,21 @@ fn moves(parts: &[Part], out: &Path) -> Result<Vec<(PathBuf, PathBuf)>, Error> {
 }
 
 /// Removes the tasks' folders once `out` has everything.
-fn remove_joined(parts: Vec<Part>, manifest: Manifest, out: &Path) -> Result<Merged, Error> {
+fn remove_joined(parts: Vec<Part>, manifest: Manifest, out: &Place) -> Result<Merged, Error> {
     for part in &parts {
         if part.manifest.ingest.fingerprint != manifest.ingest.fingerprint {
             let (what, expected, found) =
                 difference(&manifest, &part.manifest).expect("the fingerprints differ");
-            let (first, second) = (out.to_owned(), part.dir.clone());
+            let (first, second) = (out.path(), part.place.path());
             return Err(Error::MergeDiffers { first, second, what, found, expected });
         }
     }
     for part in &parts {
         for name in [TOKENIZER_FILE, MANIFEST_HASH_FILE, MANIFEST_FILE] {
-            let path = part.dir.join(name);
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(Error::io("remove", &path)(error));
-                }
-                _ => {}
-            }
+            part.place.remove(name)?;
         }
         // Whatever somebody else put into it stays, and with it the folder.
-        let _ = fs::remove_dir(&part.dir);
+        remove_empty(&part.place);
     }
     Ok(Merged { manifest, tasks: parts.len() })
 }

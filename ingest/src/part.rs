@@ -1,6 +1,7 @@
 //! One part of an input: a shard, its table of documents, and the note that says the part is complete.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 
 use loader::shard::{BadLine, ShardEntry, ShardWriter, docs_file_name, tokens_file_name};
 use serde::{Deserialize, Serialize};
@@ -167,11 +168,11 @@ impl PartNote {
         self.first_row + self.rows
     }
 
-    /// Whether its files lie in `dir` with the sizes they were sealed with.
-    pub(crate) fn is_in(&self, dir: &Path) -> bool {
-        let has = |file: PathBuf, bytes: u64| file.metadata().is_ok_and(|found| found.len() == bytes);
-        self.shard.as_ref().is_none_or(|shard| {
-            has(dir.join(&shard.file), shard.bytes) && has(dir.join(&shard.docs_file), shard.docs_bytes)
-        })
+    /// Whether its files are among those of a folder, with the sizes they were sealed with.
+    pub(crate) fn is_among(&self, files: &BTreeMap<String, u64>) -> bool {
+        let has = |file: &String, bytes: u64| files.get(file) == Some(&bytes);
+        self.shard
+            .as_ref()
+            .is_none_or(|shard| has(&shard.file, shard.bytes) && has(&shard.docs_file, shard.docs_bytes))
     }
 }

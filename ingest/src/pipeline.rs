@@ -20,6 +20,7 @@ use crate::filter::{Counts, Sieve};
 use crate::folder::{OutFolder, State, is_shard_folder};
 use crate::identity::{Identity, Options};
 use crate::part::{PartNote, PartWriter, Place};
+use crate::place::has_manifest;
 use crate::profile::{self, Stage, Stages};
 use crate::source::{BadRow, Input, Inputs, Row, Source};
 use crate::stamp::Stamp;
@@ -30,7 +31,7 @@ use crate::tokenizer::TokenizerFile;
 pub struct Job {
     /// The files.
     pub inputs: Inputs,
-    /// The shard folder.
+    /// The shard folder: a path, or a URL of an object store.
     pub out: PathBuf,
     /// What decides the bytes of the shards.
     pub options: Options,
@@ -50,6 +51,14 @@ impl Job {
     /// The folder that is written: `out`, or the task's below it.
     pub fn folder(&self) -> PathBuf {
         self.task.map_or_else(|| self.out.clone(), |task| self.out.join(task.folder_name()))
+    }
+
+    /// Whether there is nothing left to do, as far as the manifests that are there tell.
+    ///
+    /// # Errors
+    /// When an object store does not answer.
+    pub fn has_manifest(&self) -> Result<bool, Error> {
+        Ok(has_manifest(&self.out)? || self.task.is_some() && has_manifest(&self.folder())?)
     }
 
     /// The inputs that are read: all, or the task's.
@@ -124,7 +133,7 @@ pub fn run(job: &Job, progress: &Progress) -> Result<Outcome, Error> {
 
     let (options, workers) = (&job.options, job.workers);
     let duplicates =
-        Duplicates::find(&job.inputs, &options.text_field, &options.filters, workers, folder.notes())?;
+        Duplicates::find(&job.inputs, &options.text_field, &options.filters, workers, &folder.notes())?;
     let run = Run {
         job,
         progress,
@@ -238,7 +247,7 @@ impl Run<'_> {
                 return Err(Error::EmptyInput { path: input.path.clone(), found: "it unpacks to nothing" });
             }
             stamp.check()?;
-            self.folder.note_part(index, part, &note)?;
+            profile::within(Stage::Write, || self.folder.note_part(index, part, &note))?;
             self.progress.parts.fetch_add(1, Ordering::Relaxed);
             let last = note.last;
             parts.push(note);

@@ -10,6 +10,7 @@ use loader::shard::{Manifest, Shard, ShardEntry, Tokens};
 use serde::Serialize;
 
 use crate::error::Error;
+use crate::place::Place;
 use crate::tokenizer::TokenizerFile;
 
 /// Sequence lengths that are told of: those that encoders are trained with.
@@ -128,9 +129,10 @@ impl Statistics {
     /// # Errors
     /// When the folder cannot be read or a token lies outside the vocabulary.
     pub fn of(dir: &Path, each_shard: impl Fn(&str) + Sync) -> Result<Self, Error> {
-        let manifest = Manifest::read(dir)?;
-        let tokenizer = TokenizerFile::read(&dir.join(&manifest.tokenizer.file))?;
-        let counts = count(dir, &manifest, each_shard)?;
+        let place = Place::of(dir)?;
+        let manifest = place.manifest()?;
+        let tokenizer = TokenizerFile::read(&place.fetch(&manifest.tokenizer.file)?.path)?;
+        let counts = count(&place, &manifest, each_shard)?;
         Ok(Self::new(&manifest, &tokenizer, counts))
     }
 
@@ -239,7 +241,7 @@ struct Counts {
     unknown_documents: u64,
 }
 
-fn count(dir: &Path, manifest: &Manifest, each_shard: impl Fn(&str) + Sync) -> Result<Counts, Error> {
+fn count(place: &Place, manifest: &Manifest, each_shard: impl Fn(&str) + Sync) -> Result<Counts, Error> {
     let vocabulary = manifest.tokenizer.vocab_size;
     let next = AtomicUsize::new(0);
     let all = Mutex::new(Ok(Counts { tokens: vec![0; vocabulary as usize], ..Counts::default() }));
@@ -248,7 +250,7 @@ fn count(dir: &Path, manifest: &Manifest, each_shard: impl Fn(&str) + Sync) -> R
         let result = loop {
             let Some(entry) = manifest.shards.get(next.fetch_add(1, Ordering::Relaxed)) else { break Ok(()) };
             each_shard(&entry.file);
-            if let Err(error) = counts.add_shard(dir, entry, manifest.tokenizer.special.unk) {
+            if let Err(error) = counts.add_shard(place, entry, manifest.tokenizer.special.unk) {
                 // The others find nothing left to do.
                 next.store(manifest.shards.len(), Ordering::Relaxed);
                 break Err(error);
@@ -267,9 +269,10 @@ fn count(dir: &Path, manifest: &Manifest, each_shard: impl Fn(&str) + Sync) -> R
 }
 
 impl Counts {
-    fn add_shard(&mut self, dir: &Path, entry: &ShardEntry, unknown: u32) -> Result<(), Error> {
-        let path = dir.join(&entry.file);
-        let shard = Shard::open(&path)?;
+    fn add_shard(&mut self, place: &Place, entry: &ShardEntry, unknown: u32) -> Result<(), Error> {
+        let path = place.path().join(&entry.file);
+        let file = place.fetch(&entry.file)?;
+        let shard = Shard::open(&file.path)?;
         for document in 0..shard.documents() {
             let tokens = shard.tokens(document)?;
             *self.lengths.entry(tokens.len() as u64).or_default() += 1;

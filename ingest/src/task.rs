@@ -5,15 +5,15 @@
 //! single run would have written.
 
 use std::fmt;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 
-use loader::shard::{MANIFEST_FILE, Manifest};
+use loader::shard::Manifest;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::identity::Identity;
+use crate::place::Place;
 
 /// What the folders of tasks begin with.
 const FOLDER_START: &str = "task-";
@@ -124,19 +124,10 @@ impl From<Task> for String {
 }
 
 /// The folders of tasks in a folder, sorted; none where there is no such folder.
-pub(crate) fn task_folders(dir: &Path) -> Result<Vec<(Task, PathBuf)>, Error> {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Error::io("read the folder", dir)(error)),
-    };
-    let mut folders = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(Error::io("read the folder", dir))?.path();
-        if let Some(task) = Task::of_folder(&path) {
-            folders.push((task, path));
-        }
-    }
+pub(crate) fn task_folders(dir: &Place) -> Result<Vec<(Task, Place)>, Error> {
+    let folders = dir.folders()?.into_iter();
+    let mut folders: Vec<_> =
+        folders.filter_map(|name| Some((Task::of_folder(Path::new(&name))?, dir.join(&name)))).collect();
     folders.sort_by_key(|(task, _)| (task.count, task.index));
     Ok(folders)
 }
@@ -146,17 +137,15 @@ pub(crate) fn task_folders(dir: &Path) -> Result<Vec<(Task, PathBuf)>, Error> {
 /// # Errors
 /// When it is the folder of something else, or was divided into another number of tasks.
 pub(crate) fn merged_before(out: &Path, task: Task, identity: &Identity) -> Result<Option<Manifest>, Error> {
-    let other = task_folders(out)?.into_iter().find(|(other, _)| other.count != task.count);
+    let out = Place::of(out)?;
+    let other = task_folders(&out)?.into_iter().find(|(other, _)| other.count != task.count);
     if let Some((other, dir)) = other {
-        return Err(Error::OtherDivision { dir, count: task.count, other: other.count });
+        return Err(Error::OtherDivision { dir: dir.path(), count: task.count, other: other.count });
     }
-    if !out.join(MANIFEST_FILE).exists() {
-        return Ok(None);
-    }
-    let manifest = Manifest::read(out)?;
+    let Some(manifest) = out.find_manifest()? else { return Ok(None) };
     match identity.difference_from(&manifest) {
         None => Ok(Some(manifest)),
-        Some(difference) => Err(Error::OtherIngest { dir: out.to_owned(), state: "was made", difference }),
+        Some(difference) => Err(Error::OtherIngest { dir: out.path(), state: "was made", difference }),
     }
 }
 

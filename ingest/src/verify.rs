@@ -1,13 +1,15 @@
 //! Reads every byte of a shard folder again and compares it with its checksums.
 
-use std::fs::{self, File};
+use std::error;
+use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use loader::shard::{MANIFEST_FILE, Manifest, Shard, ShardEntry};
+use loader::shard::{MANIFEST_FILE, Shard, ShardEntry};
 
 use crate::error::Error;
 use crate::folder::MANIFEST_HASH_FILE;
+use crate::place::Place;
 
 /// Something in a folder that is not as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,52 +22,65 @@ pub struct Damage {
     pub what: String,
 }
 
-/// Compares a finished folder with its checksums; nothing found means that every byte is as it was written.
+/// Compares a finished folder, of this machine or below a URL, with its checksums; nothing found means that every byte is as it was written.
 /// `each_file` hears the name of each file before it is read.
 ///
 /// # Errors
 /// When there is no manifest that can be read. Whatever else is wrong is in the list.
 pub fn verify(dir: &Path, mut each_file: impl FnMut(&str)) -> Result<Vec<Damage>, Error> {
     each_file(MANIFEST_FILE);
-    let manifest = Manifest::read(dir)?;
+    let place = Place::of(dir)?;
+    let manifest = place.manifest()?;
     let mut damages = Vec::new();
-    damages.extend(verify_manifest(dir));
-    each_file(&manifest.tokenizer.file);
-    damages.extend(verify_file(dir, &manifest.tokenizer.file, None, &manifest.tokenizer.blake3));
+    damages.extend(verify_manifest(&place));
+    // What cannot even be fetched is damage like any other.
+    let mut fetched = |name: &str, verify: &dyn Fn(&Path) -> Option<Damage>| {
+        each_file(name);
+        match place.fetch(name) {
+            Ok(file) => damages.extend(verify(&file.path)),
+            Err(error) => damages.push(Damage {
+                file: name.to_owned(),
+                offset: 0,
+                what: format!("cannot be read: {}", with_causes(&error)),
+            }),
+        }
+    };
+    let tokenizer = &manifest.tokenizer;
+    fetched(&tokenizer.file, &|path| verify_file(path, &tokenizer.file, None, &tokenizer.blake3));
     for shard in &manifest.shards {
-        each_file(&shard.file);
-        damages.extend(verify_shard(dir, shard));
-        each_file(&shard.docs_file);
-        damages.extend(verify_file(dir, &shard.docs_file, Some(shard.docs_bytes), &shard.docs_blake3));
+        fetched(&shard.file, &|path| verify_shard(path, shard));
+        let (name, bytes) = (&shard.docs_file, Some(shard.docs_bytes));
+        fetched(name, &|path| verify_file(path, name, bytes, &shard.docs_blake3));
     }
     Ok(damages)
 }
 
 /// The manifest against the hash beside it.
-fn verify_manifest(dir: &Path) -> Option<Damage> {
+fn verify_manifest(place: &Place) -> Option<Damage> {
     let damage = |what| Some(Damage { file: MANIFEST_FILE.to_owned(), offset: 0, what });
-    let hash = match fs::read(dir.join(MANIFEST_FILE)) {
-        Ok(bytes) => blake3::hash(&bytes),
-        Err(error) => return damage(format!("cannot be read: {error}")),
+    let hash = match place.read(MANIFEST_FILE) {
+        Ok(bytes) => blake3::hash(&bytes.unwrap_or_default()),
+        Err(error) => return damage(format!("cannot be read: {}", with_causes(&error))),
     };
     let expected = format!("{hash}  {MANIFEST_FILE}\n");
-    match fs::read(dir.join(MANIFEST_HASH_FILE)) {
-        Ok(found) if found == expected.as_bytes() => None,
-        Ok(found) => damage(format!(
+    let unread =
+        |why: String| damage(format!("{MANIFEST_HASH_FILE}, which holds its BLAKE3, cannot be read: {why}"));
+    match place.read(MANIFEST_HASH_FILE) {
+        Ok(Some(found)) if found == expected.as_bytes() => None,
+        Ok(Some(found)) => damage(format!(
             "its BLAKE3 is {hash}, but {MANIFEST_HASH_FILE} says {:?}",
             String::from_utf8_lossy(&found)
         )),
-        Err(error) => {
-            damage(format!("{MANIFEST_HASH_FILE}, which holds its BLAKE3, cannot be read: {error}"))
-        }
+        Ok(None) => unread("it is missing".to_owned()),
+        Err(error) => unread(with_causes(&error)),
     }
 }
 
 /// A shard against its own checksums, which tell the place, and then against the manifest.
-fn verify_shard(dir: &Path, entry: &ShardEntry) -> Option<Damage> {
+fn verify_shard(path: &Path, entry: &ShardEntry) -> Option<Damage> {
     let damage = |offset, what| Some(Damage { file: entry.file.clone(), offset, what });
-    match Shard::open(&dir.join(&entry.file)).and_then(|shard| shard.verify()) {
-        Ok(()) => verify_file(dir, &entry.file, Some(entry.bytes), &entry.blake3),
+    match Shard::open(path).and_then(|shard| shard.verify()) {
+        Ok(()) => verify_file(path, &entry.file, Some(entry.bytes), &entry.blake3),
         Err(loader::Error::Corrupt { offset, found, expected, .. }) => {
             damage(offset, format!("found {found}, expected {expected}"))
         }
@@ -81,10 +96,10 @@ fn verify_shard(dir: &Path, entry: &ShardEntry) -> Option<Damage> {
 }
 
 /// A file against its size and BLAKE3.
-fn verify_file(dir: &Path, name: &str, bytes: Option<u64>, blake3: &str) -> Option<Damage> {
+fn verify_file(path: &Path, name: &str, bytes: Option<u64>, blake3: &str) -> Option<Damage> {
     let damage = |offset, what| Some(Damage { file: name.to_owned(), offset, what });
     let read = || -> io::Result<(u64, String)> {
-        let file = File::open(dir.join(name))?;
+        let file = File::open(path)?;
         let mut hasher = blake3::Hasher::new();
         hasher.update_reader(&file)?;
         Ok((hasher.count(), hasher.finalize().to_hex().to_string()))
@@ -100,4 +115,10 @@ fn verify_file(dir: &Path, name: &str, bytes: Option<u64>, blake3: &str) -> Opti
         }
         Ok(_) => None,
     }
+}
+
+/// An error with what caused it.
+fn with_causes(error: &dyn error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |said, cause| format!("{said}: {cause}"))
 }

@@ -4,6 +4,8 @@
 
 Every system writes bert-base-uncased WordPiece ids. Runs alternate between systems, so that a machine that slows down
 slows all of them; a figure is the median of its runs. MB are of UTF-8 text. Whole processes are timed, start-up included.
+Systems that go through Hugging Face's tokenizers are forty times slower; --slow-files gives them the first files only, and
+the table says how much they read. With --json the runs are kept, and --table FILE prints the table of all that are in it.
 """
 
 import argparse
@@ -39,12 +41,13 @@ def peer(name):
 
 SYSTEMS = {
     "tessera ingest": ours("auto"),
-    "tessera ingest --encoder tokenizers": ours("tokenizers"),
     "gzip + orjson + nanotoken (25 lines of Python)": peer("nanotoken_pipeline"),
+    "tessera ingest --encoder tokenizers": ours("tokenizers"),
     "datatrove DocumentTokenizer": peer("datatrove_pipeline"),
     "mosaicml-streaming MDSWriter": peer("mosaicml_streaming_pipeline"),
     "HF datasets + tokenizers (run_mlm)": peer("hf_datasets_pipeline"),
 }
+FAST = list(SYSTEMS)[:2]
 
 
 def text_bytes(files):
@@ -68,51 +71,71 @@ def run(command, workers, log):
     return time.perf_counter() - started, usage.ru_maxrss / 1024, process.returncode
 
 
+def table(rows):
+    """The medians of all runs, as Markdown; ratios are of one worker, or of the fewest there are."""
+    names = [name for name in SYSTEMS if any(row["system"] == name for row in rows)]
+    workers = sorted({row["workers"] for row in rows})
+
+    def median(name, count, key):
+        found = [row[key] for row in rows if row["system"] == name and row["workers"] == count]
+        return statistics.median(found) if found else None
+
+    def cell(value, digits=1, unit=""):
+        return "-" if value is None else f"{value:.{digits}f}{unit}"
+
+    ours = names[0]
+    heads = ["system", "text read, MB", *[f"{w} worker{'s' * (w > 1)}, MB/s" for w in workers]]
+    heads += [f"{w} workers gain" for w in workers[1:]] + ["peak MiB (largest process)", f"{ours} is faster"]
+    print(f"\n| {' | '.join(heads)} |\n| --- |{' ---: |' * (len(heads) - 1)}")
+    for name in names:
+        speeds = [median(name, w, "mb_per_s") for w in workers]
+        gains = [now / speeds[0] if now and speeds[0] else None for now in speeds[1:]]
+        best = median(ours, workers[0], "mb_per_s")
+        ratio = best / speeds[0] if best and speeds[0] else None
+        cells = [cell(median(name, workers[0], "megabytes")), *map(cell, speeds), *[cell(g, 2, " x") for g in gains]]
+        print(f"| {name} | {' | '.join([*cells, cell(median(name, workers[0], 'peak_mib'), 0), cell(ratio, 1, ' x')])} |")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", type=pathlib.Path, help=".json.gz files or folders of them")
+    parser.add_argument("files", nargs="*", type=pathlib.Path, help=".json.gz files or folders of them")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--only", nargs="+", default=[""], help="systems whose name contains one of these")
-    parser.add_argument("--json", type=pathlib.Path, help="write every run as a JSON line")
+    parser.add_argument("--slow-files", type=int, help="files that the slow systems get")
+    parser.add_argument("--json", type=pathlib.Path, help="add every run as a JSON line")
+    parser.add_argument("--table", type=pathlib.Path, help="run nothing, print the table of the runs in this file")
     arguments = parser.parse_args()
+    if arguments.table:
+        return table([json.loads(line) for line in arguments.table.read_text().splitlines()])
 
     files = sorted(f for path in arguments.files for f in (path.glob("*.json.gz") if path.is_dir() else [path]))
-    files = [f.resolve() for f in files]
-    megabytes = text_bytes(files) / 1e6
-    print(f"{len(files)} files, {megabytes:.1f} MB of text, median of {arguments.runs} runs")
+    files = [f.resolve() for f in files] or sys.exit("name .json.gz files, or a folder that has some")
+    few = files[:arguments.slow_files]
+    megabytes = {tuple(part): text_bytes(part) / 1e6 for part in (files, few)}
+    print(f"{len(files)} files, {megabytes[tuple(files)]:.1f} MB of text, median of {arguments.runs} runs")
 
     systems = {name: make for name, make in SYSTEMS.items() if any(part in name for part in arguments.only)}
-    speeds, memory = {}, {}
+    rows = []
     for index in range(arguments.runs):
         for name, make in systems.items():
+            part = files if name in FAST else few
+            size = megabytes[tuple(part)]
             for workers in arguments.workers:
                 out = pathlib.Path(tempfile.mkdtemp(prefix="bench-", dir=ROOT / "target"))
                 with open(out / "printed.txt", "wb") as log:
-                    seconds, peak, code = run(make(files, workers, out), workers, log)
+                    seconds, peak, code = run(make(part, workers, out), workers, log)
                 if code != 0:
                     printed = (out / "printed.txt").read_text(errors="replace")[-2000:]
                     sys.exit(f"{name} failed ({code}):\n{printed}")
                 shutil.rmtree(out)
-                row = {"system": name, "workers": workers, "run": index, "seconds": seconds, "mb_per_s": megabytes / seconds, "peak_mib": peak}
-                print(json.dumps(row), flush=True)
+                rows.append({"system": name, "workers": workers, "run": index, "megabytes": size, "seconds": seconds,
+                             "mb_per_s": size / seconds, "peak_mib": peak})
+                print(json.dumps(rows[-1]), flush=True)
                 if arguments.json:
                     with open(arguments.json, "a") as lines:
-                        lines.write(json.dumps(row) + "\n")
-                speeds.setdefault((name, workers), []).append(row["mb_per_s"])
-                memory.setdefault((name, workers), []).append(peak)
-
-    first = arguments.workers[0]
-    best = statistics.median(speeds[next(iter(systems)), first])
-    heads = [f"{w} worker{'s' * (w > 1)}, MB/s" for w in arguments.workers]
-    heads += [f"{w} workers gain" for w in arguments.workers[1:]]
-    print(f"\n| {' | '.join(['system', *heads, 'peak MiB (largest process)', f'{next(iter(systems))} is faster, {first} worker'])} |")
-    print(f"| --- |{' ---: |' * (len(heads) + 2)}")
-    for name in systems:
-        medians = [statistics.median(speeds[name, w]) for w in arguments.workers]
-        cells = [f"{m:.1f}" for m in medians] + [f"{m / medians[0]:.2f} x" for m in medians[1:]]
-        cells += [f"{statistics.median(memory[name, first]):.0f}", f"{best / medians[0]:.1f} x"]
-        print(f"| {name} | {' | '.join(cells)} |")
+                        lines.write(json.dumps(rows[-1]) + "\n")
+    table(rows)
 
 
 if __name__ == "__main__":

@@ -86,27 +86,46 @@ pub fn environment(address: SocketAddr) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// A way to a server that is cut again and again: each connection after so many bytes from the server, until it has
+/// A way to a server that is cut again and again: each connection after so many bytes in one direction, until it has
 /// been cut so often.
 pub struct Breaking {
     address: SocketAddr,
     cuts: Arc<AtomicU64>,
 }
 
+/// Which bytes of a connection count.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Counted {
+    FromServer,
+    ToServer,
+}
+
 impl Breaking {
-    /// Starts it on a free port.
+    /// Starts it on a free port; what the server sends counts.
     ///
     /// # Panics
     /// When this machine has none.
     pub fn before(server: SocketAddr, bytes: u64, times: u64) -> Self {
+        Self::start(server, Counted::FromServer, bytes, times)
+    }
+
+    /// The same, but what is sent to the server counts.
+    ///
+    /// # Panics
+    /// When this machine has no free port.
+    pub fn sending(server: SocketAddr, bytes: u64, times: u64) -> Self {
+        Self::start(server, Counted::ToServer, bytes, times)
+    }
+
+    fn start(server: SocketAddr, counted: Counted, bytes: u64, times: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("an address");
         let cuts = Arc::new(AtomicU64::new(0));
-        let counted = cuts.clone();
+        let count = cuts.clone();
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                let counted = counted.clone();
-                thread::spawn(move || forward(client, server, bytes, times, &counted));
+                let count = count.clone();
+                thread::spawn(move || forward(client, server, counted, bytes, times, &count));
             }
         });
         Self { address, cuts }
@@ -123,18 +142,33 @@ impl Breaking {
     }
 }
 
-/// Carries one connection to the server and back, until `bytes` have come back.
-fn forward(client: TcpStream, server: SocketAddr, bytes: u64, times: u64, cuts: &AtomicU64) -> Option<()> {
+/// Carries one connection to the server and back, until `bytes` have gone in the direction that counts.
+fn forward(
+    client: TcpStream,
+    server: SocketAddr,
+    counted: Counted,
+    bytes: u64,
+    times: u64,
+    cuts: &AtomicU64,
+) -> Option<()> {
     let server = TcpStream::connect(server).ok()?;
-    let (mut to, mut from) = (server.try_clone().ok()?, client.try_clone().ok()?);
+    let back = (server.try_clone().ok()?, client.try_clone().ok()?);
+    let (counting, other) = match counted {
+        Counted::FromServer => (back, (client, server)),
+        Counted::ToServer => ((client, server), back),
+    };
+    let (mut from, mut to) = other;
     thread::spawn(move || {
         let _ = io::copy(&mut from, &mut to);
         let _ = to.shutdown(Shutdown::Write);
     });
-    let (mut from, mut to, mut left) = (server, client, bytes);
+    let ((mut from, mut to), mut left) = (counting, bytes);
     let mut buffer = [0; 4096];
     loop {
-        let read = from.read(&mut buffer).ok().filter(|read| *read > 0)?;
+        let Some(read) = from.read(&mut buffer).ok().filter(|read| *read > 0) else {
+            let _ = to.shutdown(Shutdown::Write);
+            return None;
+        };
         let passed = (read as u64).min(left) as usize;
         to.write_all(&buffer[..passed]).ok()?;
         left -= passed as u64;

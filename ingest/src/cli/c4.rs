@@ -11,7 +11,6 @@ use clap::{Args, ValueEnum};
 use ingest::identity::{DEFAULT_HELD_OUT, DEFAULT_SHARD_TOKENS, DEFAULT_TEXT_FIELD};
 use ingest::{EncoderChoice, Estimate, Inputs, Job, Options, Progress, Space, TokenizerFile};
 use loader::atomic;
-use loader::shard::MANIFEST_FILE;
 
 use super::filters::FilterArguments;
 use super::meter::Meter;
@@ -24,15 +23,21 @@ const SKIPPED_SHOWN: usize = 10;
 /// Turns C4 files into a shard folder.
 ///
 /// Reads one JSON object a line, such as {"text": "...", "url": "...", "timestamp": "..."}, plain or packed with gzip or
-/// zstd, and Parquet and Arrow tables with such columns; what a file is, its content tells. May be interrupted at any moment: the same command continues, and the result is the same to the byte. On a
-/// folder that is finished it does nothing.
+/// zstd, and Parquet and Arrow tables with such columns; what a file is, its content tells. May be interrupted at any
+/// moment: the same command continues, and the result is the same to the byte. On a folder that is finished it does
+/// nothing.
+///
+/// A shard never spans two inputs. A Parquet file of more than 128 MiB unpacked is divided between its row groups into
+/// several inputs, so that several workers read it: its documents and tokens are those of the same file as JSON lines, in
+/// the same order, but its shards begin elsewhere.
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// Files, folders or patterns of .json.gz, .jsonl, .jsonl.zst, .parquet or .arrow, also s3://, gs://, az:// and
     /// https:// URLs; - for standard input
     #[arg(required = true, value_name = "INPUT")]
     inputs: Vec<String>,
-    /// The shard folder; created, or continued when it holds an unfinished ingest of the same inputs
+    /// The shard folder; created, or continued when it holds an unfinished ingest of the same inputs. Also an s3://,
+    /// gs:// or az:// URL: each shard is made in the folder for temporary files (TMPDIR) and sent once it is sealed
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// A tokenizer.json of Hugging Face's tokenizers, with [PAD] [UNK] [CLS] [SEP] [MASK]; without it, bert-base-uncased
@@ -204,28 +209,27 @@ fn dry_run(arguments: &Arguments, job: &Job) -> Result<ExitCode> {
             "the beginnings of the inputs hold no document; without --dry-run the first that is wrong is named"
         );
     };
-    let space = Space::look(&job.folder(), expected.output_bytes)?;
-    print(estimate::table(&expected, &space, &job.folder(), job.workers))?;
+    let space = Space::look(job, &expected)?;
+    print(estimate::table(&expected, &space, job.workers))?;
     if let Some(path) = &arguments.json {
         atomic::write_file(path, |file| Ok(serde_json::to_writer_pretty(file, &expected)?))?;
     }
     if !arguments.no_space_check {
-        space.check(&job.folder())?;
+        space.check()?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Says what is to be expected, and refuses to start what will not fit.
 fn look_ahead(arguments: &Arguments, job: &Job) -> Result<()> {
-    let folder = job.folder();
-    if job.out.join(MANIFEST_FILE).exists() || folder.join(MANIFEST_FILE).exists() {
+    if job.has_manifest()? {
         return Ok(());
     }
     if let Some(expected) = Estimate::of(job)? {
-        let space = Space::look(&folder, expected.output_bytes)?;
+        let space = Space::look(job, &expected)?;
         eprintln!("{}", estimate::line(&expected, &space));
         if !arguments.no_space_check {
-            space.check(&folder)?;
+            space.check()?;
         }
     }
     Ok(())

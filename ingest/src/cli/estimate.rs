@@ -1,7 +1,5 @@
 //! What an ingest will come to, as people read it before it starts.
 
-use std::path::Path;
-
 use comfy_table::Table;
 use ingest::{Estimate, Space};
 
@@ -22,7 +20,7 @@ pub(crate) fn line(estimate: &Estimate, space: &Space) -> String {
 }
 
 /// A table, for a dry run.
-pub(crate) fn table(estimate: &Estimate, space: &Space, out: &Path, workers: usize) -> Table {
+pub(crate) fn table(estimate: &Estimate, space: &Space, workers: usize) -> Table {
     let seconds = estimate.seconds.max(1e-9);
     format::pairs([
         (
@@ -33,7 +31,7 @@ pub(crate) fn table(estimate: &Estimate, space: &Space, out: &Path, workers: usi
         ("documents", format::count(rounded(estimate.documents))),
         ("tokens", format::count(rounded(estimate.tokens))),
         ("shards", format::bytes(estimate.output_bytes)),
-        ("free", format!("{} for {}", format::bytes(space.free), out.display())),
+        ("free", format!("{} for {}", format::bytes(space.free), space.dir.display())),
         (
             "time",
             format!(

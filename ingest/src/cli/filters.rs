@@ -12,7 +12,8 @@ pub(crate) struct FilterArguments {
     #[arg(long, value_name = "N", default_value_t = 0)]
     min_tokens: u64,
     /// Leave out documents that repeat an earlier one; reads all inputs twice, and keeps 28 bytes a document (near: 392)
-    /// in the shard folder meanwhile
+    /// in the shard folder meanwhile. With --task every task makes the first of these passes over the inputs of all tasks,
+    /// so N tasks read everything N times
     #[arg(long, value_enum, value_name = "KIND", default_value = "none")]
     dedup: DedupArgument,
     /// Leave out documents in none of these languages

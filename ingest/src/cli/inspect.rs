@@ -15,7 +15,7 @@ const LISTED: usize = 20;
 /// Shows what a shard folder holds, or one document of it.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// The shard folder
+    /// The shard folder, also an s3://, gs:// or az:// URL
     #[arg(value_name = "DIR")]
     dir: PathBuf,
     /// Show document N (counted from 0, shard by shard, the held-out ones last in each): its text and where it came from
@@ -66,7 +66,7 @@ fn show_document(arguments: &Arguments, document: u64) -> Result<()> {
 }
 
 fn show_manifest(arguments: &Arguments) -> Result<()> {
-    let manifest = Manifest::read(&arguments.dir)?;
+    let manifest = ingest::read_manifest(&arguments.dir)?;
     if arguments.json {
         print(serde_json::to_string_pretty(&manifest)?)?;
         return Ok(());

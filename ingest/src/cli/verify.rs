@@ -15,7 +15,7 @@ use super::print;
 /// Exits with 1 when anything differs, naming the file and the byte offset of each difference.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// The shard folder
+    /// The shard folder, also an s3://, gs:// or az:// URL
     #[arg(value_name = "DIR")]
     dir: PathBuf,
 }

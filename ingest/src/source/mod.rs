@@ -13,8 +13,10 @@ mod zstd;
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
+
+use bytes::Bytes;
 
 pub use gzip::Gzip;
 pub use inputs::{Input, Inputs, STANDARD_INPUT};
@@ -95,6 +97,15 @@ pub trait Source {
 /// [`Error::EmptyInput`], [`Error::UnknownFormat`], or an error of reading.
 pub fn open(path: &Path, text_field: &str) -> Result<Box<dyn Source>, Error> {
     open_part(path, text_field, None, None)
+}
+
+/// Opens what lies in memory as what its content says it is; `path` is what messages call it.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_bytes(bytes: Bytes, path: &Path, text_field: &str) -> Result<Box<dyn Source>, Error> {
+    let table = bytes.clone();
+    open_stream(io::Cursor::new(bytes), path, text_field, |_| parquet::open(table, path, text_field, None))
 }
 
 /// Opens a segment of a file or an object, which must still be the one that `meta` describes.

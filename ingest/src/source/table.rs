@@ -1,7 +1,9 @@
 //! Tables as rows: what Parquet and Arrow files have in common.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use arrow::array::{Array, ArrayRef, AsArray, LargeStringArray, RecordBatch, StringArray, StringViewArray};
 use arrow::compute::cast;
@@ -125,9 +127,27 @@ impl Columns {
     }
 }
 
-/// Calls the Arrow libraries, which meet some kinds of damage with a panic.
+thread_local! {
+    /// Whether this thread is in a call whose panics are answers.
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Calls the Arrow libraries, which meet some kinds of damage with a panic. What it would print is kept back: the error
+/// that becomes of it says what matters.
 pub(super) fn guarded<T>(read: impl FnOnce() -> Result<T, ArrowError>) -> Result<T, ArrowError> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)).unwrap_or_else(|_| {
+    static SILENCE: Once = Once::new();
+    SILENCE.call_once(|| {
+        let others = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !GUARDED.get() {
+                others(panic);
+            }
+        }));
+    });
+    let outer = GUARDED.replace(true);
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read));
+    GUARDED.set(outer);
+    result.unwrap_or_else(|_| {
         Err(ArrowError::ParseError("it is damaged in a way that the reader does not understand".to_owned()))
     })
 }

@@ -18,7 +18,10 @@ use std::hint::select_unpredictable;
 use memmap2::MmapMut;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Entries in a [`Front`]: 128 KiB, a quarter of a common second-level cache; the rest is for the text on its way.
+use super::ids::{Value, miss};
+
+/// Entries in a [`Front`]: 256 KiB, a quarter to a half of common second-level caches; the rest is for the text on its
+/// way.
 const FRONT: usize = 1 << 13;
 
 /// The longest string a key holds.
@@ -30,30 +33,12 @@ const SETS: usize = 1 << 19;
 /// Of so many insertions into full sets, one replaces the first entry.
 const PROMOTE_EVERY: u32 = 4;
 
-/// What [`Key::from_load`] takes as `case` to make keys blind to the case of ASCII letters.
-pub(super) const CASE: u64 = 0x2020_2020_2020_2020;
-
 /// A string of 1 to [`MAX_KEY`] bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub(super) struct Key {
     low: u64,
     high: u64,
-}
-
-/// What a string encodes to, if that fits sixteen bytes; see [`super::ids`].
-pub(super) type Value = [u16; 8];
-
-/// A number of ids that no value has.
-const NO_COUNT: u16 = u16::MAX;
-
-/// What stands for a value that is not known.
-pub(super) const MISS: Value = [0, 0, 0, 0, 0, 0, 0, NO_COUNT];
-
-/// Whether `value` is [`MISS`].
-#[inline]
-pub(super) fn is_miss(value: &Value) -> bool {
-    value[7] == NO_COUNT
 }
 
 /// Which bytes of a sixteen-byte load belong to a key of a given length.
@@ -68,17 +53,6 @@ static LENGTHS: [[u64; 2]; 16] = {
     masks
 };
 
-/// Lower-cases the ASCII letters among eight bytes by setting `case` in them.
-#[inline]
-fn fold(word: u64, case: u64) -> u64 {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    let low = word & (0x7f * ONES);
-    // The high bit of each byte: at least 'A', more than 'Z', ASCII.
-    let from_a = low + (0x80 - 0x41) * ONES;
-    let past_z = low + (0x80 - 0x5b) * ONES;
-    word | ((from_a & !past_z & !word & (0x80 * ONES)) >> 2) & case
-}
-
 impl Key {
     /// The key of an entry that was never written.
     const EMPTY: Key = Key { low: 0, high: 0 };
@@ -86,38 +60,34 @@ impl Key {
     /// A key that no string has and no entry holds.
     pub(super) const NONE: Key = Key { low: 0, high: 0x7f << 56 };
 
-    /// The key of the first `len` of sixteen loaded bytes; `len` is 1 to [`MAX_KEY`]. Letters are lower-cased by
-    /// setting the bit `case` in them (0x20, or 0 to keep them).
-    #[inline]
-    pub(super) fn from_load(load: [u8; 16], len: usize, case: u64) -> Key {
-        let load = u128::from_le_bytes(load);
+    /// The key of the first `len` of sixteen loaded bytes; `len` is 1 to [`MAX_KEY`].
+    #[inline(always)]
+    pub(super) fn from_load(load: &[u8; 16], len: usize) -> Key {
+        let load = u128::from_le_bytes(*load);
         let [low, high] = LENGTHS[len & 15];
-        let low = fold(load as u64 & low, case);
-        let high = fold((load >> 64) as u64 & high, case) | (len as u64) << 56;
-        Key { low, high }
+        Key { low: load as u64 & low, high: (load >> 64) as u64 & high | (len as u64) << 56 }
     }
 
     /// The key of a short string.
     #[inline]
-    pub(super) fn new(bytes: &[u8], case: u64) -> Key {
+    pub(super) fn new(bytes: &[u8]) -> Key {
         let mut load = [0; 16];
         load[..bytes.len()].copy_from_slice(bytes);
-        Key::from_load(load, bytes.len(), case)
+        Key::from_load(&load, bytes.len())
     }
 
     /// Multiply and fold, as in wyhash: one multiplication mixes both halves.
-    #[inline]
+    #[inline(always)]
     fn hash(self) -> u64 {
         let product =
             u128::from(self.low ^ 0x9e37_79b9_7f4a_7c15) * u128::from(self.high ^ 0xd6e8_feb8_6659_fd93);
         (product >> 64) as u64 ^ product as u64
     }
 
-    /// The bytes and the length of a string of up to seven bytes. Of a longer one it is something that no short string
-    /// has: the top byte has a bit of the length that theirs never has.
-    #[inline]
-    fn short(self) -> u64 {
-        self.low | self.high
+    /// Zero for equal keys.
+    #[inline(always)]
+    fn differs(self, other: Key) -> u64 {
+        (self.low ^ other.low) | (self.high ^ other.high)
     }
 }
 
@@ -138,63 +108,61 @@ impl Slot {
     pub(super) const FIRST: Slot = Slot(0);
 
     /// Where `key` belongs.
-    #[inline]
+    #[inline(always)]
     pub(super) fn of(key: Key) -> Slot {
         Slot(key.hash())
     }
 
-    #[inline]
+    #[inline(always)]
     fn set(self) -> usize {
         self.0 as usize % SETS
     }
 
-    #[inline]
+    #[inline(always)]
     fn front(self) -> usize {
         (self.0 >> 40) as usize % FRONT
     }
 }
 
-/// A small table before the cache, for short strings with few ids: sixteen bytes an entry, so that the strings most of
-/// the text is made of lie densely. In the cache each has a line of its own beside a rare one, and they exceed the
-/// processor's second-level cache.
-///
-/// An entry is a short key and up to three ids of sixteen bits (or one of thirty-two) with their number on top.
+/// A key with its value; half a cache line.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(32))]
+struct Entry {
+    key: Key,
+    value: Value,
+}
+
+/// A small table before the cache, so that the strings most of the text is made of lie densely. In the cache each has a
+/// line of its own beside a rare one, and they exceed the processor's second-level cache.
 #[derive(Debug)]
 pub(super) struct Front {
-    entries: Box<[[u64; 2]; FRONT]>,
+    entries: Box<[Entry; FRONT]>,
     insertions: u32,
 }
 
 impl Front {
     /// An empty table.
     pub(super) fn new() -> Front {
-        let entries = vec![[0; 2]; FRONT].into_boxed_slice();
+        let entries = vec![Entry { key: Key::EMPTY, value: [0; 2] }; FRONT].into_boxed_slice();
         Front { entries: entries.try_into().expect("it has this length"), insertions: 0 }
     }
 
-    /// The value of `key`, which belongs to `slot`, or [`MISS`].
-    #[inline]
-    pub(super) fn get(&self, slot: Slot, key: Key) -> Value {
-        let [short, value] = self.entries[slot.front()];
+    /// The value of `key`, which belongs to `slot`, or [`miss`] of `note`.
+    #[inline(always)]
+    pub(super) fn get(&self, slot: Slot, key: Key, note: u64) -> Value {
+        let entry = &self.entries[slot.front()];
+        let [low, high] = entry.value;
         // Which it is cannot be predicted well.
-        let value = select_unpredictable(short == key.short(), value, u64::from(NO_COUNT) << 48);
-        [value as u16, (value >> 16) as u16, (value >> 32) as u16, 0, 0, 0, 0, (value >> 48) as u16]
+        [select_unpredictable(entry.key.differs(key) == 0, low, miss(note)), high]
     }
 
-    /// Remembers that `key` has `value`, if they are short; in the place of another only now and then, since most that
-    /// come along are rare.
-    #[inline]
-    pub(super) fn insert(&mut self, slot: Slot, key: Key, value: &Value, narrow: bool) {
-        let count = value[7];
-        if key.short() >> 56 > 7 || count > if narrow { 3 } else { 1 } {
-            return;
-        }
+    /// Remembers that `key` has `value`; in the place of another only now and then, since most that come along are rare.
+    #[inline(always)]
+    pub(super) fn insert(&mut self, slot: Slot, key: Key, value: &Value) {
         let entry = &mut self.entries[slot.front()];
         self.insertions = self.insertions.wrapping_add(1);
-        if entry[0] == 0 || self.insertions.is_multiple_of(PROMOTE_EVERY) {
-            let ids = u64::from(value[0]) | u64::from(value[1]) << 16 | u64::from(value[2]) << 32;
-            *entry = [key.short(), ids | u64::from(count) << 48];
-        }
+        let takes = (entry.key == Key::EMPTY) | self.insertions.is_multiple_of(PROMOTE_EVERY);
+        *entry = select_unpredictable(takes, Entry { key, value: *value }, *entry);
     }
 }
 
@@ -262,8 +230,7 @@ impl<'a> Sets<'a> {
     pub(super) fn get(self, slot: Slot, key: Key) -> Option<&'a Value> {
         let set = &self.0[slot.set()];
         // Without branches but for the last: which of the two entries it is cannot be predicted.
-        let differs = |other: Key| (other.low ^ key.low) | (other.high ^ key.high);
-        let (first, second) = (differs(set.keys[0]) == 0, differs(set.keys[1]) == 0);
+        let (first, second) = (set.keys[0].differs(key) == 0, set.keys[1].differs(key) == 0);
         if first | second { Some(select_unpredictable(second, &set.values[1], &set.values[0])) } else { None }
     }
 }
@@ -273,44 +240,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_folds_letters_and_nothing_else() {
-        for byte in 0..=255u8 {
-            for (case, expected) in [(0, byte), (CASE, byte.to_ascii_lowercase())] {
-                for place in 0..MAX_KEY {
-                    let mut bytes = [b'Z'.wrapping_add(byte); MAX_KEY];
-                    bytes[place] = byte;
-                    let mut folded = bytes.map(|b| if case == 0 { b } else { b.to_ascii_lowercase() });
-                    folded[place] = expected;
-                    assert_eq!(Key::new(&bytes, case), Key::new(&folded, 0), "byte {byte} at {place}");
-                }
-            }
-        }
-    }
-
-    #[test]
     fn strings_that_differ_in_length_or_in_bytes_behind_the_end_have_their_own_keys() {
-        assert_ne!(Key::new(b"a", 0), Key::new(b"a\0", 0));
-        assert_ne!(Key::new(b"\0", 0), Key::EMPTY);
+        assert_ne!(Key::new(b"a"), Key::new(b"a\0"));
+        assert_ne!(Key::new(b"\0"), Key::EMPTY);
         let mut load = *b"abcdefghijklmnop";
-        let key = Key::from_load(load, 3, 0);
+        let key = Key::from_load(&load, 3);
         load[3] = b'x';
-        assert_eq!(key, Key::from_load(load, 3, 0));
-        assert_eq!(key, Key::new(b"abc", 0));
+        assert_eq!(key, Key::from_load(&load, 3));
+        assert_eq!(key, Key::new(b"abc"));
     }
 
     #[test]
     fn entries_are_found_until_replaced_and_a_set_keeps_two() {
         let mut cache = Cache::new();
         let slot = Slot(7);
-        let keys: Vec<Key> = (0..40u8).map(|i| Key::new(&[b'k', i], 0)).collect();
+        let keys: Vec<Key> = (0..40u8).map(|i| Key::new(&[b'k', i])).collect();
         for (i, &key) in keys.iter().enumerate() {
-            cache.insert(slot, key, [i as u16; 8]);
-            assert_eq!(cache.sets().get(slot, key), Some(&[i as u16; 8]), "the newest is there");
+            cache.insert(slot, key, [i as u64; 2]);
+            assert_eq!(cache.sets().get(slot, key), Some(&[i as u64; 2]), "the newest is there");
         }
         let kept: Vec<usize> = (0..40).filter(|&i| cache.sets().get(slot, keys[i]).is_some()).collect();
         assert_eq!(kept.len(), 2);
         for i in kept {
-            assert_eq!(cache.sets().get(slot, keys[i]), Some(&[i as u16; 8]));
+            assert_eq!(cache.sets().get(slot, keys[i]), Some(&[i as u64; 2]));
         }
         assert_eq!(cache.sets().get(slot, Key::NONE), None);
         assert_eq!(cache.sets().get(Slot(8), Key::NONE), None, "an empty set has no entries");

@@ -6,7 +6,6 @@
 use thiserror::Error;
 use tokenizers::{ModelWrapper, NormalizerWrapper, PreTokenizerWrapper, Tokenizer};
 
-use super::cache::CASE;
 use super::normalize::{Ascii, Normalizer};
 use super::split::is_separator;
 use super::trie::{MAX_ID, Root, Trie};
@@ -66,8 +65,8 @@ pub(super) struct Definition {
     pub(super) ascii: [Ascii; 128],
     /// ASCII punctuation that may be cut off the end of a chunk: its id plus one; 0 for all other bytes.
     pub(super) marks: [u32; 256],
-    /// [`CASE`] where keys are blind to case, else 0.
-    pub(super) case: u64,
+    /// The bit by which ASCII letters differ in case where keys are blind to it, else 0.
+    pub(super) case: u8,
     /// Whether no added token can lie in an ASCII word, because each has a punctuation mark.
     pub(super) words_are_chunks: bool,
     trie: Trie,
@@ -149,7 +148,7 @@ impl Definition {
             normalizer,
             ascii,
             marks: [0; 256],
-            case: if normalizer.lowercase { CASE } else { 0 },
+            case: if normalizer.lowercase { 0x20 } else { 0 },
             words_are_chunks: added.iter().all(|(content, _)| content.bytes().any(is_mark)),
             trie,
             word_start,

@@ -1,7 +1,7 @@
 //! The encoder: text to raw chunks, chunks to ids through the cache, in batches.
 //!
-//! One batch goes through three stages. *Gather* cuts the text at separators, gives every chunk its key and looks it up
-//! in the small front table, without a branch. *Look up* does so in the cache for the quarter that is not in front: it
+//! One batch goes through three stages. *Gather* takes the chunks of a window of text, gives every one its key and looks
+//! it up in the small front table, without a branch. *Look up* does so in the cache for the few that are not in front: it
 //! first reads one word of each of their sets, so that the cache misses overlap instead of following each other. *Emit*
 //! unpacks ids, and sends the few chunks that are not known through the pipeline proper ([`super::pieces`]).
 //!
@@ -20,13 +20,13 @@ use std::sync::Arc;
 
 use tokenizers::Tokenizer;
 
-use super::cache::{Cache, Front, Key, MAX_KEY, MISS, Slot, Value, is_miss};
+use super::cache::{Cache, Front, Key, MAX_KEY, Slot};
 use super::definition::{Definition, Unsupported};
-use super::ids::{UNPACKED, pack, unpack};
+use super::ids::{UNPACKED, Value, is_miss, miss, pack, unpack};
 use super::pieces::Pieces;
-use super::split::{BLOCK, separators};
+use super::split::{WINDOW, Window, is_separator};
 
-/// Chunks looked up together. A block has at most [`BLOCK`] / 2 of them.
+/// Chunks looked up together.
 const BATCH: usize = 64;
 
 /// Encodes text exactly as the `tokenizers` crate does, for definitions made of BertNormalizer, BertPreTokenizer and
@@ -45,6 +45,7 @@ pub struct FastEncoder {
     front: Front,
     cache: Cache,
     pieces: Pieces,
+    window: Window,
     batch: Box<Batch>,
 }
 
@@ -52,22 +53,29 @@ pub struct FastEncoder {
 #[derive(Debug)]
 struct Batch {
     len: usize,
-    /// Where each chunk starts in the text.
-    starts: [usize; BATCH],
-    /// Its bytes, without the punctuation mark cut off its end.
-    lens: [usize; BATCH],
-    /// The id of that mark, plus one; 0 = none.
-    marks: [u32; BATCH],
-    /// [`Key::NONE`] where the chunk is too long for a key.
-    keys: [Key; BATCH],
-    slots: [Slot; BATCH],
-    /// What they encode to, as far as it is known.
+    /// What they encode to; a miss with its place in `unknown` for one that was not in front.
     values: [Value; BATCH],
+    /// The id of the punctuation mark cut off its end, plus one; 0 = none.
+    marks: [u32; BATCH],
     /// The chunks that were not in front, of which there are `unknown_len`.
-    unknown: [u8; BATCH],
+    unknown: [Unknown; BATCH],
     unknown_len: usize,
     /// Ids found so far; room for all of a batch and for the noise [`unpack`] writes behind the last.
     ids: [u32; BATCH * UNPACKED + UNPACKED],
+}
+
+/// A chunk that was not in front.
+#[derive(Clone, Copy, Debug)]
+struct Unknown {
+    /// [`Key::NONE`] where the chunk is too long for a key.
+    key: Key,
+    slot: Slot,
+    /// Where it starts in the text.
+    start: usize,
+    /// Its bytes, without the punctuation mark cut off its end.
+    len: usize,
+    /// Its place in the batch.
+    at: usize,
 }
 
 /// A new encoder for the same definition, its cache empty. The definition is shared.
@@ -99,15 +107,12 @@ impl FastEncoder {
     }
 
     fn new(definition: Arc<Definition>) -> FastEncoder {
+        let none = Unknown { key: Key::NONE, slot: Slot::FIRST, start: 0, len: 0, at: 0 };
         let batch = Batch {
             len: 0,
-            starts: [0; BATCH],
-            lens: [0; BATCH],
+            values: [[0; 2]; BATCH],
             marks: [0; BATCH],
-            keys: [Key::NONE; BATCH],
-            slots: [Slot::FIRST; BATCH],
-            values: [MISS; BATCH],
-            unknown: [0; BATCH],
+            unknown: [none; BATCH],
             unknown_len: 0,
             ids: [0; BATCH * UNPACKED + UNPACKED],
         };
@@ -116,6 +121,7 @@ impl FastEncoder {
             front: Front::new(),
             cache: Cache::new(),
             pieces: Pieces::default(),
+            window: Window::new(),
             batch: Box::new(batch),
         }
     }
@@ -131,74 +137,90 @@ impl FastEncoder {
     }
 
     fn encode_as<const NARROW: bool>(&mut self, text: &str, ids: &mut Vec<u32>) {
-        let (blocks, rest) = text.as_bytes().as_chunks::<BLOCK>();
-        // The rest of the text, closed by a separator.
-        let mut last = [b' '; BLOCK];
-        last[..rest.len()].copy_from_slice(rest);
-
-        let mut start = 0;
-        for (i, block) in blocks.iter().chain([&last]).enumerate() {
-            start = self.gather(text.as_bytes(), i * BLOCK, start, separators(block));
-            if self.batch.len > BATCH - BLOCK / 2 {
-                self.emit::<NARROW>(text, ids);
+        let bytes = text.as_bytes();
+        let mut base = 0;
+        loop {
+            let rest = &bytes[base..];
+            self.window.fill(&rest[..rest.len().min(WINDOW)], self.definition.case);
+            let mut start = self.gather::<NARROW>(text, base, ids);
+            if rest.len() <= WINDOW {
+                // The text ends as if a separator followed.
+                self.add(base, start, rest.len());
+                return self.emit::<NARROW>(text, ids);
             }
+            if start == 0 {
+                // A chunk longer than a window.
+                let separator = rest[WINDOW..].iter().position(|&byte| is_separator(byte));
+                let end = WINDOW + separator.unwrap_or(rest.len() - WINDOW);
+                self.emit::<NARROW>(text, ids);
+                self.add_long(base, end);
+                start = (end + 1).min(rest.len());
+            }
+            base += start;
         }
-        self.emit::<NARROW>(text, ids);
     }
 
-    /// Adds the chunks that end before one of the separators to the batch. The separators are bits of a block that
-    /// begins at `base`; the first chunk begins at `start`. Returns where the next chunk begins.
-    #[inline]
-    fn gather(&mut self, text: &[u8], base: usize, mut start: usize, mut separators: u64) -> usize {
-        let FastEncoder { definition, front, batch, .. } = self;
-        let mut count = batch.len;
-        let mut unknown = batch.unknown_len;
-        while separators != 0 {
-            let end = base + separators.trailing_zeros() as usize;
-            separators &= separators - 1;
-            if end > start {
-                let mark = if end - start > 1 { definition.marks[usize::from(text[end - 1])] } else { 0 };
-                let len = end - start - usize::from(mark != 0);
-                let key = if len > MAX_KEY {
-                    Key::NONE
-                } else if let Some(load) = text[start..].first_chunk::<16>() {
-                    Key::from_load(*load, len, definition.case)
-                } else {
-                    Key::new(&text[start..start + len], definition.case)
-                };
-                let at = count % BATCH;
-                batch.starts[at] = start;
-                batch.lens[at] = len;
-                batch.marks[at] = mark;
-                batch.keys[at] = key;
-                let slot = Slot::of(key);
-                batch.slots[at] = slot;
-                let value = front.get(slot, key);
-                batch.values[at] = value;
-                batch.unknown[unknown % BATCH] = at as u8;
-                unknown += usize::from(is_miss(&value));
-                count += 1;
+    /// Sends the chunks of the window, which begins at `base` of the text, through the batch. Returns where in the window
+    /// the chunk begins that may go on behind it. The batch has room for another chunk then.
+    fn gather<const NARROW: bool>(&mut self, text: &str, base: usize, ids: &mut Vec<u32>) -> usize {
+        let (mut at, mut start) = (0, 0);
+        loop {
+            while let Some(&separator) = self.window.separators().get(at) {
+                let end = usize::from(separator);
+                at += 1;
+                self.add(base, start, end);
+                start = end + 1;
+                if self.batch.len == BATCH {
+                    break;
+                }
             }
-            start = end + 1;
+            if self.batch.len < BATCH {
+                return start;
+            }
+            self.emit::<NARROW>(text, ids);
         }
-        batch.len = count;
-        batch.unknown_len = unknown;
-        start
+    }
+
+    /// Adds a chunk of the window to the batch, unless it is empty.
+    #[inline(always)]
+    fn add(&mut self, base: usize, start: usize, end: usize) {
+        if end <= start {
+            return;
+        }
+        let FastEncoder { definition, front, window, batch, .. } = self;
+        let mark = if end - start > 1 { definition.marks[usize::from(window.byte(end - 1))] } else { 0 };
+        let len = end - start - usize::from(mark != 0);
+        let key = if len > MAX_KEY { Key::NONE } else { Key::from_load(window.load(start), len) };
+        let slot = Slot::of(key);
+        let (at, unknown) = (batch.len % BATCH, batch.unknown_len % BATCH);
+        let value = front.get(slot, key, unknown as u64);
+        batch.values[at] = value;
+        batch.marks[at] = mark;
+        batch.unknown[unknown] = Unknown { key, slot, start: base + start, len, at };
+        batch.unknown_len = unknown + usize::from(is_miss(&value).is_some());
+        batch.len = at + 1;
+    }
+
+    /// Adds a chunk that is longer than a window to the batch, which is empty.
+    fn add_long(&mut self, start: usize, len: usize) {
+        let batch = &mut self.batch;
+        batch.values[0] = [miss(0), 0];
+        batch.marks[0] = 0;
+        batch.unknown[0] = Unknown { key: Key::NONE, slot: Slot::of(Key::NONE), start, len, at: 0 };
+        (batch.len, batch.unknown_len) = (1, 1);
     }
 
     /// Looks up in the cache what was not in front.
     #[inline(never)]
-    fn look_up<const NARROW: bool>(&mut self) {
+    fn look_up(&mut self) {
         let FastEncoder { front, cache, batch, .. } = self;
         let sets = cache.sets();
-        let count = std::mem::take(&mut batch.unknown_len).min(BATCH);
-        let unknown = batch.unknown[..count].iter().map(|&at| usize::from(at) % BATCH);
-        black_box(unknown.clone().fold(0, |sum, at| sum ^ sets.touch(batch.slots[at])));
-        for at in unknown {
-            let (slot, key) = (batch.slots[at], batch.keys[at]);
+        let unknown = &batch.unknown[..batch.unknown_len.min(BATCH)];
+        black_box(unknown.iter().fold(0, |sum, chunk| sum ^ sets.touch(chunk.slot)));
+        for &Unknown { key, slot, at, .. } in unknown {
             if let Some(value) = sets.get(slot, key) {
-                batch.values[at] = *value;
-                front.insert(slot, key, value, NARROW);
+                batch.values[at % BATCH] = *value;
+                front.insert(slot, key, value);
             }
         }
     }
@@ -206,17 +228,17 @@ impl FastEncoder {
     /// Encodes the batch and empties it.
     #[inline(never)]
     fn emit<const NARROW: bool>(&mut self, text: &str, ids: &mut Vec<u32>) {
-        self.look_up::<NARROW>();
+        self.look_up();
         let count = std::mem::take(&mut self.batch.len).min(BATCH);
+        self.batch.unknown_len = 0;
         let mut staged = 0;
         for i in 0..count {
             let batch = &mut *self.batch;
-            if is_miss(&batch.values[i]) {
+            if let Some(at) = is_miss(&batch.values[i]) {
                 ids.extend_from_slice(&batch.ids[..staged]);
                 staged = 0;
-                let chunk = &text[batch.starts[i]..batch.starts[i] + batch.lens[i]];
-                let (slot, key) = (batch.slots[i], batch.keys[i]);
-                self.miss::<NARROW>(chunk, slot, key, ids);
+                let Unknown { key, slot, start, len, .. } = batch.unknown[at % BATCH];
+                self.encode_unknown::<NARROW>(&text[start..start + len], slot, key, ids);
             } else {
                 let room = batch.ids[staged..].first_chunk_mut().expect("there is room for a whole batch");
                 staged += unpack(&batch.values[i], NARROW, room);
@@ -231,7 +253,7 @@ impl FastEncoder {
     /// Encodes a chunk that is not in the cache, and puts it there if it fits.
     #[cold]
     #[inline(never)]
-    fn miss<const NARROW: bool>(&mut self, chunk: &str, slot: Slot, key: Key, ids: &mut Vec<u32>) {
+    fn encode_unknown<const NARROW: bool>(&mut self, chunk: &str, slot: Slot, key: Key, ids: &mut Vec<u32>) {
         let FastEncoder { definition, cache, pieces, .. } = self;
         // It may have come along for the first time in this very batch.
         if let Some(value) = cache.sets().get(slot, key) {

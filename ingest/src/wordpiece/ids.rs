@@ -1,51 +1,64 @@
-//! A short list of ids in sixteen bytes, as the cache keeps it.
+//! A short list of ids in sixteen bytes, as the caches keep it.
 //!
-//! Where all ids fit sixteen bits (`narrow`; BERT's do), a value holds up to seven of them; otherwise up to three of
-//! thirty-two bits. The last of the eight fields is their number. Unpacking always writes eight ids and the caller
-//! advances by the number, so there is no loop and no branch on the length.
-
-use super::cache::Value;
+//! ```text
+//! ids of at most sixteen bits (`narrow`; BERT's are):   id id id count │ id id id id      up to seven
+//! wider ones:                                            id      ·  count │ id     id        up to three
+//! ```
+//!
+//! Unpacking always writes all of them and the caller advances by the number, so there is no loop and no branch on it.
 
 /// Ids written by [`unpack`], whatever the number that counts.
 pub(super) const UNPACKED: usize = 8;
 
+/// What a string encodes to, if that fits: two words of sixteen-bit fields, the lowest first.
+pub(super) type Value = [u64; 2];
+
+/// Where the number of ids stands in the first word.
+const COUNT_AT: u32 = 48;
+/// A number of ids that no value has.
+const NO_COUNT: u64 = 0xffff;
+
+/// What stands for a value that is not known, with a number below 2^48 of one's own.
+#[inline(always)]
+pub(super) const fn miss(note: u64) -> u64 {
+    NO_COUNT << COUNT_AT | note
+}
+
+/// The number given to [`miss`], if it is one.
+#[inline(always)]
+pub(super) fn is_miss(value: &Value) -> Option<usize> {
+    (value[0] >> COUNT_AT == NO_COUNT).then_some(value[0] as u32 as usize)
+}
+
 /// Packs `ids`, if they fit.
 #[inline]
 pub(super) fn pack(ids: &[u32], narrow: bool) -> Option<Value> {
-    let mut value = [0; 8];
+    let id = |at: usize| u64::from(ids.get(at).copied().unwrap_or(0));
+    let count = (ids.len() as u64) << COUNT_AT;
     if narrow {
-        if ids.len() > 7 {
-            return None;
-        }
-        for (field, &id) in value.iter_mut().zip(ids) {
-            *field = id as u16;
-        }
+        let high = id(3) | id(4) << 16 | id(5) << 32 | id(6) << 48;
+        (ids.len() <= 7).then(|| [id(0) | id(1) << 16 | id(2) << 32 | count, high])
     } else {
-        if ids.len() > 3 {
-            return None;
-        }
-        for (fields, &id) in value.as_chunks_mut::<2>().0.iter_mut().zip(ids) {
-            *fields = [id as u16, (id >> 16) as u16];
-        }
+        (ids.len() <= 3).then(|| [id(0) | count, id(1) | id(2) << 32])
     }
-    value[7] = ids.len() as u16;
-    Some(value)
 }
 
 /// Writes the ids of `value` to the front of `out` and returns their number; what lies behind them is noise.
-#[inline]
+#[inline(always)]
 pub(super) fn unpack(value: &Value, narrow: bool, out: &mut [u32; UNPACKED]) -> usize {
-    let value = *value;
+    let &[low, high] = value;
     if narrow {
-        for (id, field) in out.iter_mut().zip(value) {
-            *id = u32::from(field);
-        }
+        let fields = |word: u64| -> [u32; 4] {
+            let fields: [u16; 4] = zerocopy::transmute!(word.to_le());
+            fields.map(|field| u32::from(u16::from_le(field)))
+        };
+        // The number of ids is written where the fourth comes then.
+        out[..4].copy_from_slice(&fields(low));
+        out[3..7].copy_from_slice(&fields(high));
     } else {
-        for (id, &[low, high]) in out.iter_mut().zip(value.as_chunks::<2>().0) {
-            *id = u32::from(low) | u32::from(high) << 16;
-        }
+        out[..3].copy_from_slice(&[low as u32, high as u32, (high >> 32) as u32]);
     }
-    usize::from(value[7])
+    (low >> COUNT_AT) as usize
 }
 
 #[cfg(test)]
@@ -60,11 +73,18 @@ mod tests {
                 let packed = pack(&ids, narrow);
                 assert_eq!(packed.is_some(), len <= fits, "{len} ids, narrow: {narrow}");
                 if let Some(value) = packed {
+                    assert_eq!(is_miss(&value), None);
                     let mut out = [0; UNPACKED];
                     let count = unpack(&value, narrow, &mut out);
                     assert_eq!(out[..count], ids[..], "narrow: {narrow}");
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_miss_keeps_its_note() {
+        assert_eq!(is_miss(&[miss(0), 0]), Some(0));
+        assert_eq!(is_miss(&[miss(63), u64::MAX]), Some(63));
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! ASCII goes through a table of 128 entries, anything else through [`super::normalize`].
 //!
-//! Pieces too long for the cache are mostly several words ("self-explanatory", addresses). Their ASCII words are
-//! looked up in the same cache as raw chunks: such a word holds no punctuation, is already in the case the normalizer
+//! Pieces that are not in the cache are mostly more than a word ("self-explanatory", addresses, what stands in quotes).
+//! Their ASCII words are looked up in the same cache as raw chunks: such a word holds no punctuation, is already in the case the normalizer
 //! gives it and normalises to itself, so as a raw chunk it encodes to the same ids, provided no added token could be
 //! found in it ([`Definition::words_are_chunks`]).
 
@@ -33,25 +33,32 @@ impl Pieces {
         if !piece.is_ascii() {
             return self.push_unicode(definition, piece, ids);
         }
-        let cached = piece.len() > MAX_KEY && definition.words_are_chunks;
+        let word = &mut self.word;
+        word.clear();
         let mut push_word = |word: &mut Vec<u8>, ids: &mut Vec<u32>| {
-            if cached && (1..=MAX_KEY).contains(&word.len()) {
+            // A word that is the whole piece was looked up already.
+            if definition.words_are_chunks && word.len() < piece.len() && (1..=MAX_KEY).contains(&word.len())
+            {
                 push_cached::<NARROW>(definition, cache, word, ids);
             } else {
                 definition.push_word(word, ids);
             }
             word.clear();
         };
-        let word = &mut self.word;
-        word.clear();
         for &byte in piece.as_bytes() {
-            match definition.ascii[usize::from(byte)] {
-                Ascii::Word(byte) => word.push(byte),
-                Ascii::Deleted => {}
-                Ascii::Space => push_word(word, ids),
-                Ascii::Punctuation(byte) => {
-                    push_word(word, ids);
-                    definition.push_word(&[byte], ids);
+            // One test for what most characters are: what becomes of each cannot be foreseen well.
+            let fate = definition.ascii[usize::from(byte)];
+            if let Ascii::Word(byte) = fate {
+                word.push(byte);
+                continue;
+            }
+            if fate != Ascii::Deleted {
+                push_word(word, ids);
+            }
+            if let Ascii::Punctuation(byte) = fate {
+                match definition.marks[usize::from(byte)].checked_sub(1) {
+                    Some(id) => ids.push(id),
+                    None => definition.push_word(&[byte], ids),
                 }
             }
         }
@@ -84,7 +91,7 @@ fn push_cached<const NARROW: bool>(
     word: &[u8],
     ids: &mut Vec<u32>,
 ) {
-    let key = Key::new(word, 0);
+    let key = Key::new(word);
     let slot = Slot::of(key);
     if let Some(value) = cache.sets().get(slot, key) {
         let mut unpacked = [0; UNPACKED];

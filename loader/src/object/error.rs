@@ -87,6 +87,15 @@ pub enum ObjectError {
         url: String,
     },
 
+    /// Objects are moved by their store, which knows its own only.
+    #[error("{from} lies in another bucket than {to}; copy it there with the store's own tools first")]
+    OtherBucket {
+        /// What was to be moved.
+        from: String,
+        /// Where to.
+        to: String,
+    },
+
     /// Anything else that a store says.
     #[error("cannot {action} {url}")]
     Store {

@@ -22,6 +22,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use futures::TryStreamExt;
 use object_store::path::Path as Key;
@@ -346,6 +347,18 @@ impl Location {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(self.failed("delete", error)),
         }
+    }
+
+    /// Gives the object the name `to` in the same bucket, replacing what stood there; the store copies it by itself.
+    ///
+    /// # Errors
+    /// [`ObjectError::OtherBucket`], or an error of the store.
+    pub fn rename(&self, to: &Self) -> Result<(), Error> {
+        if !Arc::ptr_eq(&self.store.client, &to.store.client) {
+            return Err(ObjectError::OtherBucket { from: self.url.clone(), to: to.url.clone() }.into());
+        }
+        let renamed = store::wait(self.store.client.rename(&self.key, &to.key));
+        renamed.map_err(|error| self.failed("move", error))
     }
 
     fn failed(&self, action: &'static str, source: object_store::Error) -> Error {

@@ -187,16 +187,24 @@ impl Manifest {
             }
             Err(source) => return Err(Error::Io { action: "read", path, source }),
         };
-        let invalid = |reason: String| Error::Manifest { path: path.clone(), reason };
-        let version: Version = serde_json::from_slice(&text).map_err(|error| invalid(error.to_string()))?;
+        Self::from_json(&text, &path)
+    }
+
+    /// Understands and checks a manifest; `path` is what messages call it.
+    ///
+    /// # Errors
+    /// [`Error::FormatVersion`] when another version wrote it, [`Error::Manifest`] when it is not valid.
+    pub fn from_json(text: &[u8], path: &Path) -> Result<Self, Error> {
+        let invalid = |reason: String| Error::Manifest { path: path.to_owned(), reason };
+        let version: Version = serde_json::from_slice(text).map_err(|error| invalid(error.to_string()))?;
         if version.format_version != u64::from(FORMAT_VERSION) {
             return Err(Error::FormatVersion {
-                path,
+                path: path.to_owned(),
                 found: version.format_version,
                 expected: FORMAT_VERSION,
             });
         }
-        let manifest: Self = serde_json::from_slice(&text).map_err(|error| invalid(error.to_string()))?;
+        let manifest: Self = serde_json::from_slice(text).map_err(|error| invalid(error.to_string()))?;
         manifest.check().map_err(invalid)?;
         Ok(manifest)
     }
@@ -218,7 +226,8 @@ impl Manifest {
         blake3::hash(self.to_json().as_bytes()).to_hex().to_string()
     }
 
-    fn to_json(&self) -> String {
+    /// The manifest as it is written.
+    pub fn to_json(&self) -> String {
         let mut text = serde_json::to_string_pretty(self).expect("a manifest has only string keys");
         text.push('\n');
         text

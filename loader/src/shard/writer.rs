@@ -175,14 +175,22 @@ fn encode(tokens: &[u32], token_bytes: u8, path: &Path, out: &mut Vec<u8>) -> Re
     if tokens.is_empty() {
         return Err(Error::EmptyDocument { path: path.to_owned() });
     }
+    let start = out.len();
+    out.resize(start + tokens.len() * usize::from(token_bytes), 0);
     if token_bytes == 2 {
-        let largest = tokens.iter().copied().max().unwrap_or(0);
-        if largest > u16::MAX.into() {
-            return Err(Error::TokenTooLarge { path: path.to_owned(), token: largest, token_bytes });
+        // All bits together first: that is one instruction for many tokens.
+        if tokens.iter().fold(0, |bits, &token| bits | token) > u16::MAX.into() {
+            out.truncate(start);
+            let token = tokens.iter().copied().max().unwrap_or(0);
+            return Err(Error::TokenTooLarge { path: path.to_owned(), token, token_bytes });
         }
-        out.extend(tokens.iter().flat_map(|&token| (token as u16).to_le_bytes()));
+        for (place, &token) in out[start..].as_chunks_mut().0.iter_mut().zip(tokens) {
+            *place = (token as u16).to_le_bytes();
+        }
     } else {
-        out.extend(tokens.iter().flat_map(|&token| token.to_le_bytes()));
+        for (place, &token) in out[start..].as_chunks_mut().0.iter_mut().zip(tokens) {
+            *place = token.to_le_bytes();
+        }
     }
     Ok(())
 }

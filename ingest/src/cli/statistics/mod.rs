@@ -11,7 +11,6 @@ use indicatif::ProgressBar;
 use ingest::Statistics;
 use ingest::statistics::LengthBin;
 use loader::atomic;
-use loader::shard::Manifest;
 
 use super::{format, print};
 
@@ -31,7 +30,7 @@ pub(crate) fn run(dir: &Path, json: bool, html: Option<&Path>) -> Result<()> {
     spinner.finish_and_clear();
     let statistics = statistics?;
     if let Some(path) = html {
-        let page = page::render(dir, &Manifest::read(dir)?, &statistics);
+        let page = page::render(dir, &ingest::read_manifest(dir)?, &statistics);
         atomic::write_file(path, |file| file.write_all(page.as_bytes()))?;
     }
     if json {

@@ -1,0 +1,204 @@
+//! Cutting text into raw chunks at ASCII whitespace, some kilobytes at a time.
+//!
+//! # Why this never changes ids
+//!
+//! Let `S` be the four bytes space, tab, line feed and carriage return, and let the text be `x s y` with `s` in `S`.
+//! Then `ids(x s y) = ids(x) ids(y)`, step by step of the pipeline:
+//!
+//! 1. *Added tokens* are found leftmost-longest. [`super::definition`] refuses definitions in which one contains a
+//!    character of `S`, so no match spans `s`, and a scan of `x s y` makes the decisions of a scan of `x` followed
+//!    by one of `y`.
+//! 2. *Cleaning*, *Chinese spacing* and *lower-casing* work on one character at a time (`char::to_lowercase` knows
+//!    no context). Cleaning keeps `s`, as a space; without cleaning it stays what it is.
+//! 3. *NFD* decomposes one character at a time, then sorts runs of characters whose combining class is not zero.
+//!    The class of `s` is zero and nothing decomposes to a character of `S` or combines with it, so no run spans it.
+//! 4. *The pre-tokenizer* splits at `char::is_whitespace`, which holds for all of `S` and for the space cleaning
+//!    leaves, and drops the separator.
+//! 5. *WordPiece* sees one pre-token at a time.
+//!
+//! Vertical tab and form feed are *not* in `S`: cleaning deletes them and so joins their neighbours.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+
+/// Bytes looked at in one step.
+const BLOCK: usize = 64;
+
+/// Bytes of text looked at together: so many that leaving the loops over them costs little, so few that what is made of
+/// them stays in the processor's first-level cache.
+pub(super) const WINDOW: usize = 4096;
+
+/// Bytes that can be loaded from any place in a window.
+pub(super) const LOAD: usize = 16;
+
+/// Whether `byte` separates raw chunks.
+pub(super) const fn is_separator(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
+}
+
+/// Blocks of a window, and one for what is left of the text.
+const BLOCKS: usize = WINDOW / BLOCK + 1;
+
+/// A stretch of text: where its chunks end, and its bytes as keys want them.
+#[derive(Debug)]
+pub(super) struct Window {
+    /// The text, ASCII letters in lower case if that was asked for; what lies behind it is noise, of which a block more
+    /// lets any place be loaded from.
+    bytes: Box<[[u8; BLOCK]; BLOCKS + 1]>,
+    /// One bit a byte, set where a separator is.
+    masks: Box<[u64; BLOCKS]>,
+    /// The places of the separators, ascending.
+    separators: Box<[u16; WINDOW + BLOCK]>,
+    count: usize,
+}
+
+impl Window {
+    pub(super) fn new() -> Window {
+        Window {
+            bytes: Box::new([[0; BLOCK]; BLOCKS + 1]),
+            masks: Box::new([0; BLOCKS]),
+            separators: Box::new([0; WINDOW + BLOCK]),
+            count: 0,
+        }
+    }
+
+    /// Looks at `text`, at most [`WINDOW`] bytes; `case` is 0x20 to have letters in lower case, else 0.
+    pub(super) fn fill(&mut self, text: &[u8], case: u8) {
+        let (blocks, rest) = text.as_chunks::<BLOCK>();
+        let mut last = [b'.'; BLOCK];
+        last[..rest.len()].copy_from_slice(rest);
+        let whole = blocks.len().min(BLOCKS - 1);
+        look_at(blocks, case, &mut self.bytes[..whole], &mut self.masks[..whole]);
+        look_at(&[last], case, &mut self.bytes[whole..=whole], &mut self.masks[whole..=whole]);
+        self.count = 0;
+        for block in 0..=whole {
+            self.note(block * BLOCK, self.masks[block]);
+        }
+    }
+
+    /// Notes the places of separators, eight at a time: how many there are in a block is hard to foresee, but mostly
+    /// it is one of two cases.
+    #[inline(always)]
+    fn note(&mut self, base: usize, mut separators: u64) {
+        let count = self.count;
+        let all = separators.count_ones() as usize;
+        let mut done = 0;
+        loop {
+            let places =
+                self.separators[count + done..].first_chunk_mut::<8>().expect("there is a block more");
+            for place in places {
+                *place = (base as u32 + separators.trailing_zeros()) as u16;
+                separators &= separators.wrapping_sub(1);
+            }
+            done += 8;
+            if done >= all {
+                break;
+            }
+        }
+        self.count = count + all;
+    }
+
+    /// The places of the separators, ascending.
+    pub(super) fn separators(&self) -> &[u16] {
+        &self.separators[..self.count.min(WINDOW)]
+    }
+
+    /// The bytes from `at` on, which lies within the text.
+    #[inline(always)]
+    pub(super) fn load(&self, at: usize) -> &[u8; LOAD] {
+        self.bytes.as_flattened()[at..].first_chunk().expect("there is a block more")
+    }
+
+    /// The byte at `at`.
+    #[inline(always)]
+    pub(super) fn byte(&self, at: usize) -> u8 {
+        self.bytes.as_flattened()[at]
+    }
+}
+
+/// Puts the bytes of each block, ASCII letters with the bit `case` set, into `bytes` and its separators into `masks`.
+fn look_at(blocks: &[[u8; BLOCK]], case: u8, bytes: &mut [[u8; BLOCK]], masks: &mut [u64]) {
+    #[cfg(target_arch = "x86_64")]
+    if avx2::look_at(blocks, case, bytes, masks).is_some() {
+        return;
+    }
+    look_at_portably(blocks, case, bytes, masks);
+}
+
+fn look_at_portably(blocks: &[[u8; BLOCK]], case: u8, bytes: &mut [[u8; BLOCK]], masks: &mut [u64]) {
+    for ((block, bytes), mask) in blocks.iter().zip(bytes).zip(masks) {
+        *bytes = block.map(|byte| byte | (u8::from(byte.wrapping_sub(b'A') < 26) << 5) & case);
+        *mask = separators(block);
+    }
+}
+
+/// One bit a byte of the block, set where a separator is; bit 0 is the first byte.
+///
+/// The comparisons become vector instructions by themselves. The multiplication gathers eight flags into eight bits:
+/// the flag of byte `i` lands in bit `i` of the product's top byte, and nothing else reaches that byte.
+#[inline(always)]
+fn separators(block: &[u8; BLOCK]) -> u64 {
+    let flags: [u8; BLOCK] = std::array::from_fn(|i| {
+        let byte = block[i];
+        u8::from((byte == b' ') | (byte == b'\t') | (byte == b'\n') | (byte == b'\r'))
+    });
+    flags.as_chunks::<8>().0.iter().enumerate().fold(0, |mask, (i, eight)| {
+        mask | (u64::from_le_bytes(*eight).wrapping_mul(0x0102_0408_1020_4080) >> 56) << (8 * i)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masks_agree_with_the_definition_for_every_byte_at_every_place() {
+        for byte in 0..=255u8 {
+            for place in 0..BLOCK {
+                for filler in [b'a', 0, 255, b' '] {
+                    let mut block = [filler; BLOCK];
+                    block[place] = byte;
+                    let expected = (0..BLOCK).map(|i| u64::from(is_separator(block[i])) << i).sum::<u64>();
+                    assert_eq!(separators(&block), expected, "byte {byte} at {place}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_byte_is_folded_the_same_way_with_and_without_vectors() {
+        for byte in 0..=255u8 {
+            for case in [0, 0x20] {
+                let block: [u8; BLOCK] = std::array::from_fn(|i| byte.wrapping_add(i as u8));
+                let (mut bytes, mut masks) = ([[[0; BLOCK]; 1]; 2], [[0; 1]; 2]);
+                look_at(&[block], case, &mut bytes[0], &mut masks[0]);
+                look_at_portably(&[block], case, &mut bytes[1], &mut masks[1]);
+                assert_eq!((bytes[0], masks[0]), (bytes[1], masks[1]), "from {byte} on, case {case}");
+                let expected = block.map(|byte| if case == 0 { byte } else { byte.to_ascii_lowercase() });
+                assert_eq!(bytes[0][0], expected);
+            }
+        }
+    }
+
+    #[test]
+    fn a_window_has_the_places_of_all_separators_and_its_text_in_lower_case() {
+        let mut window = Window::new();
+        for len in [0, 1, 63, 64, 65, 4000, WINDOW] {
+            for every in [1, 2, 7, 13, 64, 5000] {
+                let text: Vec<u8> = (0..len)
+                    .map(|i| if i % every == every - 1 { b'\n' } else { b'?' + (i % 29) as u8 })
+                    .collect();
+                for case in [0, 0x20] {
+                    window.fill(&text, case);
+                    let expected: Vec<u16> =
+                        (0..len).filter(|&i| is_separator(text[i])).map(|i| i as u16).collect();
+                    assert_eq!(window.separators(), expected, "{len} bytes, every {every}");
+                    for (i, &byte) in text.iter().enumerate() {
+                        let expected = if case == 0 { byte } else { byte.to_ascii_lowercase() };
+                        assert_eq!((window.byte(i), window.load(i)[0]), (expected, expected));
+                    }
+                }
+            }
+        }
+    }
+}
