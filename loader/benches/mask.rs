@@ -1,11 +1,11 @@
-//! How many tokens a second does a core mask, with and without the instructions that not every processor has? And what
-//! does counting the masked tokens of other ranks cost?
+//! How many tokens a second does a core mask, with each kind of instructions that it has? And what does counting the masked
+//! tokens of other ranks cost?
 
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use loader::shard::{SpecialTokens, TokenizerInfo, Tokens};
-use loader::{Draw, Masker, Room, SampleId};
+use loader::{Instructions, Masker, Room, SampleId};
 
 const SAMPLES: usize = 256;
 const TEXT: usize = 126;
@@ -25,12 +25,13 @@ fn mask(criterion: &mut Criterion) {
         (0..(SAMPLES * TEXT) as u64).map(|i| 1000 + (i * 2_654_435_761 % 29_000) as u16).collect();
     let (mut ids, mut positions, mut labels) =
         (vec![0; text.len()], vec![0; text.len()], vec![0; text.len()]);
-    let draw = Draw::at(0.3);
     let masker = Masker::new(17, &tokenizer());
+    let draw = masker.draw(0.3);
     let mut group = criterion.benchmark_group("mask/30%/126");
     group.throughput(Throughput::Elements(text.len() as u64));
-    for (name, masker) in [("this_processor", masker.clone()), ("portable", masker.clone().portable())] {
-        group.bench_function(name, |bencher| {
+    for kind in Instructions::ALL {
+        let Some(masker) = masker.using(kind) else { continue };
+        group.bench_function(format!("{kind:?}"), |bencher| {
             bencher.iter(|| {
                 let mut count = 0;
                 for (number, (text, ids)) in text.chunks(TEXT).zip(ids.chunks_mut(TEXT)).enumerate() {

@@ -26,9 +26,9 @@ pub struct MicroBatch {
     /// Tokens of the longest sample.
     pub max_seqlen: usize,
     /// Indices into `input_ids` of the tokens to predict, rising, `[M]`.
-    pub masked_positions: Buffer<i64>,
+    pub masked_positions: Buffer<i32>,
     /// The tokens to predict, `[M]`.
-    pub labels: Buffer<i64>,
+    pub labels: Buffer<i32>,
 }
 
 impl MicroBatch {
@@ -88,7 +88,7 @@ impl MicroBatchSize {
 
     /// Bytes of each buffer.
     fn buffers(self) -> [usize; 4] {
-        [4 * self.tokens, 4 * (self.samples + 1), 8 * self.tokens, 8 * self.tokens]
+        [4 * self.tokens, 4 * (self.samples + 1), 4 * self.tokens, 4 * self.tokens]
     }
 }
 
@@ -212,6 +212,11 @@ impl Assembler {
         }
     }
 
+    /// What masking needs to know of a rate.
+    pub(crate) fn draw(&self, rate: f64) -> Draw {
+        self.masker.draw(rate)
+    }
+
     /// The text of a sample.
     pub(crate) fn text(&self, id: SampleId) -> Result<Tokens<'_>, Error> {
         self.samples.get(id.sample)
@@ -327,8 +332,8 @@ impl StepBuilder {
     pub(crate) fn build(&mut self, step: u64, batch: &mut StepBatch) -> Result<(), Error> {
         self.plan.samples_with(&mut self.window, step, &mut self.ids);
         let rate = self.mask_rate.at(step);
-        let draw = Draw::at(rate);
         let assembler = &self.assembler;
+        let draw = assembler.draw(rate);
 
         batch.clear();
         assembler.for_each(&self.ids[self.share.clone()], |id, text| {

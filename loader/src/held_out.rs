@@ -30,7 +30,8 @@ pub fn held_out_batches(corpus: Arc<Corpus>, config: &HeldOutConfig) -> Result<H
     let in_all = usize::try_from(indices.end).unwrap_or(usize::MAX);
     let size = MicroBatchSize::of(config.micro_batch_tokens, in_all, config.seq_len);
     let assembler = Assembler::new(samples, config.seed, config.micro_batch_tokens);
-    Ok(HeldOutBatches { assembler, size, order, indices, draw: Draw::at(config.mask_rate) })
+    let draw = assembler.draw(config.mask_rate);
+    Ok(HeldOutBatches { assembler, size, order, indices, draw })
 }
 
 /// Iterator over evaluation batches, see [`held_out_batches`].

@@ -75,7 +75,7 @@ pub use corpus::{Corpus, Samples, Split};
 pub use error::Error;
 pub use held_out::{HeldOutBatches, held_out_batches};
 pub use loader::{Loader, LoaderBuilder, ReadyBatch};
-pub use mask::{Draw, Masked, Masker, Room};
+pub use mask::{Draw, Instructions, Masked, Masker, Room};
 pub use plan::{Plan, SampleId, share};
 pub use slot::{Buffer, Number, Region};
 pub use throughput::{Throughput, measure};

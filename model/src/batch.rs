@@ -1,6 +1,7 @@
 //! The model's input: the tokens of several sequences, one behind the other, without padding.
 
-use tch::{Device, Tensor};
+use tch::kind::Element;
+use tch::{Device, Kind, Tensor};
 
 use crate::Error;
 use crate::torch::upload;
@@ -27,15 +28,16 @@ impl TokenBatch {
     /// A batch from host memory, checked, on `device`.
     ///
     /// # Shape
-    /// - `input_ids`: `[T]`, `cu_seqlens`: `[B + 1]`, `masked_positions` and `labels`: `[M]`
+    /// - `input_ids`: `[T]`, `cu_seqlens`: `[B + 1]`, `masked_positions` and `labels`: `[M]`, i32 or i64; they are copied to
+    ///   the device as they are and widened there
     ///
     /// # Errors
     /// [`Error::Batch`] where the lengths contradict each other or a position lies outside the batch.
-    pub fn from_host(
+    pub fn from_host<I: Element + Copy + Into<i64>>(
         input_ids: &[i32],
         cu_seqlens: &[i32],
-        masked_positions: &[i64],
-        labels: &[i64],
+        masked_positions: &[I],
+        labels: &[I],
         device: Device,
     ) -> Result<TokenBatch, Error> {
         let refuse = |what, found: String, expected: String| Err(Error::Batch { what, found, expected });
@@ -52,7 +54,8 @@ impl TokenBatch {
             let expected = format!("as many as masked positions, {}", masked_positions.len());
             return refuse("the number of labels", labels.len().to_string(), expected);
         }
-        if let Some(position) = masked_positions.iter().find(|&&p| p < 0 || p >= tokens as i64) {
+        let outside = |position: &i64| !(0..tokens as i64).contains(position);
+        if let Some(position) = masked_positions.iter().map(|&position| position.into()).find(outside) {
             return refuse("a masked position", position.to_string(), format!("within the {tokens} tokens"));
         }
         Ok(TokenBatch {
@@ -60,8 +63,8 @@ impl TokenBatch {
             cu_seqlens: cu_seqlens.to_vec(),
             max_seqlen: i64::from(cu_seqlens.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0)),
             token_type_ids: None,
-            masked_positions: upload(masked_positions, device)?,
-            labels: upload(labels, device)?,
+            masked_positions: upload(masked_positions, device)?.to_kind(Kind::Int64), // [M]
+            labels: upload(labels, device)?.to_kind(Kind::Int64),                     // [M]
         })
     }
 
@@ -122,7 +125,7 @@ mod tests {
     fn empty_sequences_and_empty_batches_are_allowed() {
         let batch = TokenBatch::from_host(&[5, 6], &[0, 0, 2, 2], &[1], &[9], Device::Cpu).unwrap();
         assert_eq!((batch.sequences(), batch.tokens(), batch.max_seqlen), (3, 2, 2));
-        let batch = TokenBatch::from_host(&[], &[0], &[], &[], Device::Cpu).unwrap();
+        let batch = TokenBatch::from_host::<i32>(&[], &[0], &[], &[], Device::Cpu).unwrap();
         assert_eq!((batch.sequences(), batch.tokens(), batch.max_seqlen), (0, 0, 0));
     }
 }

@@ -119,7 +119,7 @@ mod tests {
 
     fn layout(cu_seqlens: &[i32], padding: Padding) -> Layout {
         let ids: Vec<i32> = (0..*cu_seqlens.last().unwrap()).collect();
-        let batch = TokenBatch::from_host(&ids, cu_seqlens, &[], &[], Device::Cpu).unwrap();
+        let batch = TokenBatch::from_host::<i32>(&ids, cu_seqlens, &[], &[], Device::Cpu).unwrap();
         Layout::new(&batch, padding)
     }
 

@@ -1,4 +1,7 @@
 //! Masking with AVX2: the same bits as `portable`, eight tokens at a time.
+//!
+//! First the random words of a turn of tokens are drawn, then the tokens are looked at; the few that become random ones are
+//! put in at the end of the turn.
 
 // Calling functions compiled for instructions that not every processor has, and loads and stores of whole vectors.
 #![allow(unsafe_code)]
@@ -6,13 +9,19 @@
 use std::arch::x86_64::*;
 
 use super::{CHUNK, Draw, Masked, Room, Rule};
-use crate::philox::{Key, LANES, MULTIPLIERS, ROUNDS};
+use crate::philox::{Key, LANES, MASK_ROUNDS, MULTIPLIERS};
+
+/// Tokens of a turn: a sample of the usual length.
+const TURN: usize = 128;
+const GROUPS: usize = TURN / LANES;
+
+/// The key of each round, one in each 64 bits.
+type Keys = [[[u64; 4]; 2]; MASK_ROUNDS];
 
 /// Masking under a key on a processor that has the instructions: only [`detect`](Avx2::detect) makes one.
 #[derive(Clone, Debug)]
 pub(super) struct Avx2 {
-    /// The key of each round, one in each 64 bits, as the rounds load them.
-    keys: [[u64; 2]; ROUNDS],
+    keys: Keys,
 }
 
 impl Avx2 {
@@ -20,10 +29,8 @@ impl Avx2 {
     pub(super) fn detect(key: Key) -> Option<Self> {
         let found = is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("bmi1")
-            && is_x86_feature_detected!("bmi2")
-            && is_x86_feature_detected!("lzcnt")
             && is_x86_feature_detected!("popcnt");
-        found.then(|| Self { keys: key.schedule().map(|keys| keys.map(u64::from)) })
+        found.then(|| Self { keys: key.schedule().map(|keys| keys.map(|key| [key.into(); 4])) })
     }
 
     /// As [`portable::mask`](super::portable::mask).
@@ -48,7 +55,7 @@ impl Avx2 {
 }
 
 /// A stored token id.
-pub(super) trait Token: Copy + Default + Into<u32> {
+pub(super) trait Token: Copy + Default {
     /// Eight of them, one in each 32 bits.
     ///
     /// # Safety
@@ -74,9 +81,9 @@ impl Token for u32 {
     }
 }
 
-#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+#[target_feature(enable = "avx2,bmi1,popcnt")]
 fn mask<T: Token>(
-    keys: &[[u64; 2]; ROUNDS],
+    keys: &Keys,
     rule: &Rule,
     draw: &Draw,
     counter: [u32; 3],
@@ -84,186 +91,127 @@ fn mask<T: Token>(
     first: usize,
     room: Room<'_>,
 ) -> Masked {
+    let len = text.len();
     let Room { ids, positions, labels } = room;
-    let mut work = Work::new(keys, rule, draw, counter);
-    let mut out = Choices { positions, labels, count: 0 };
-    let (full, tail) = text.as_chunks::<CHUNK>();
-    let (full_ids, tail_ids) = ids.as_chunks_mut::<CHUNK>();
-    let (last, mut last_ids) = (padded(tail), [0; CHUNK]);
-    // One loop with one call, so that the work on a chunk is inlined and keeps its constants in registers.
-    let chunks = full.iter().zip(full_ids).map(|(text, ids)| (text, ids, !0));
-    let tail = (!tail.is_empty()).then_some((&last, &mut last_ids, live(tail.len())));
-    for (index, (text, ids, live)) in chunks.chain(tail).enumerate() {
-        work.mask_chunk(text, live, first + index * CHUNK, ids, &mut out);
+    let mut choice = Choice::new(rule, draw);
+    let mut out = Choices { positions: &mut positions[..len], labels: &mut labels[..len], count: 0 };
+    let mut drawn = [_mm256_setzero_si256(); GROUPS];
+    for (turn, (text, ids)) in (0..).zip(text.chunks(TURN).zip(ids[..len].chunks_mut(TURN))) {
+        draw_words(&mut drawn, keys, counter, turn, text.len());
+        let here = first + turn as usize * TURN;
+        let mut of_turn = Words::new();
+        let (text, tail) = text.as_chunks();
+        let (whole_ids, tail_ids) = ids.as_chunks_mut();
+        for (group, (text, ids)) in text.iter().zip(whole_ids).enumerate() {
+            let (tokens, chosen) = choice.see(text, drawn[group], ids);
+            of_turn.append(chosen, drawn[group]);
+            out.append(chosen, here + group * LANES, tokens);
+        }
+        if !tail.is_empty() {
+            let (group, words) = (text.len(), drawn[text.len()]);
+            let (mut last, mut last_ids) = ([T::default(); LANES], [0; LANES]);
+            copy(tail, &mut last);
+            let (tokens, chosen) = choice.see(&last, words, &mut last_ids);
+            copy(&last_ids[..tail.len()], tail_ids);
+            let chosen = chosen & ((1 << tail.len()) - 1);
+            of_turn.append(chosen, words);
+            out.append(chosen, here + group * LANES, tokens);
+        }
+        let positions = &out.positions[out.count - of_turn.count..out.count];
+        of_turn.for_each_random(draw, |at, word| {
+            ids[positions[at] as usize - here] = draw.replacement(word) as i32;
+        });
     }
-    tail_ids.copy_from_slice(&last_ids[..tail_ids.len()]);
-    Masked { chosen: out.count, largest: work.largest() }
+    Masked { chosen: out.count, largest: choice.largest() }
 }
 
-#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-fn count<T: Token>(
-    keys: &[[u64; 2]; ROUNDS],
-    rule: &Rule,
-    draw: &Draw,
-    counter: [u32; 3],
-    text: &[T],
-) -> Masked {
-    let mut work = Work::new(keys, rule, draw, counter);
-    let (full, tail) = text.as_chunks::<CHUNK>();
-    let last = padded(tail);
-    let tail = (!tail.is_empty()).then_some((&last, live(tail.len())));
+#[target_feature(enable = "avx2,bmi1,popcnt")]
+fn count<T: Token>(keys: &Keys, rule: &Rule, draw: &Draw, counter: [u32; 3], text: &[T]) -> Masked {
+    let mut choice = Choice::new(rule, draw);
+    let mut drawn = [_mm256_setzero_si256(); GROUPS];
     let mut chosen = 0;
-    for (text, live) in full.iter().map(|text| (text, !0)).chain(tail) {
-        chosen += work.count_chunk(text, live);
+    for (turn, text) in (0..).zip(text.chunks(TURN)) {
+        draw_words(&mut drawn, keys, counter, turn, text.len());
+        let (text, tail) = text.as_chunks();
+        for (text, words) in text.iter().zip(drawn) {
+            // SAFETY: this function is compiled for AVX2.
+            let tokens = unsafe { T::load(text) };
+            chosen += choice.of(tokens, words).1.count_ones();
+        }
+        if !tail.is_empty() {
+            let mut last = [T::default(); LANES];
+            copy(tail, &mut last);
+            // SAFETY: as above.
+            let tokens = unsafe { T::load(&last) };
+            let of_last = choice.of(tokens, drawn[text.len()]).1;
+            chosen += (of_last & ((1 << tail.len()) - 1)).count_ones();
+        }
     }
-    Masked { chosen, largest: work.largest() }
+    Masked { chosen: chosen as usize, largest: choice.largest() }
 }
 
-/// A chunk that begins with `tail`; what follows are zeros, which change no maximum.
+/// Copies a few numbers, without a call.
 #[inline(always)]
-fn padded<T: Token>(tail: &[T]) -> [T; CHUNK] {
-    let mut padded = [T::default(); CHUNK];
-    padded[..tail.len()].copy_from_slice(tail);
-    padded
+fn copy<T: Copy>(from: &[T], to: &mut [T]) {
+    from.iter().zip(to).for_each(|(from, to)| *to = *from);
 }
 
-/// A bit for each of the first `len` tokens of a chunk.
-#[inline(always)]
-fn live(len: usize) -> u32 {
-    (1 << len) - 1
-}
-
-/// The chosen tokens of a sample so far.
-struct Choices<'a> {
-    positions: &'a mut [i64],
-    labels: &'a mut [i64],
-    count: usize,
-}
-
-/// A sample under way.
-struct Work<'a> {
-    rule: &'a Rule,
-    draw: &'a Draw,
-    keys: &'a [[u64; 2]; ROUNDS],
-    counter: [u32; 3],
-    /// Number of the next block of random words.
-    block: u32,
+/// Which tokens are chosen, and what is seen of them.
+struct Choice {
+    mask: __m256i,
+    mask_last: __m256i,
+    chosen_last: __m256i,
     special: [__m256i; 5],
+    /// The lowest special id, and one more than how far above it the highest is.
+    lowest: __m256i,
+    span: __m256i,
     /// The largest token so far, in eight parts.
     largest: __m256i,
 }
 
-impl<'a> Work<'a> {
+impl Choice {
     #[target_feature(enable = "avx2")]
     #[inline]
-    fn new(keys: &'a [[u64; 2]; ROUNDS], rule: &'a Rule, draw: &'a Draw, counter: [u32; 3]) -> Self {
-        let mut special = [_mm256_setzero_si256(); 5];
-        for (lanes, id) in special.iter_mut().zip(rule.special) {
-            *lanes = _mm256_set1_epi32(id as i32);
-        }
-        let largest = _mm256_setzero_si256();
-        Self { rule, draw, keys, counter, block: 0, special, largest }
-    }
-
-    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-    #[inline]
-    fn mask_chunk<T: Token>(
-        &mut self,
-        text: &[T; CHUNK],
-        live: u32,
-        first: usize,
-        ids: &mut [i32; CHUNK],
-        out: &mut Choices<'_>,
-    ) {
-        let words = self.words();
-        let mask = _mm256_set1_epi32(self.rule.mask as i32);
-        let mut random = 0;
-        for (group, (text, to)) in text.as_chunks().0.iter().zip(ids.as_chunks_mut().0).enumerate() {
-            let shift = group * LANES;
-            // SAFETY: this function is compiled for AVX2.
-            let tokens = unsafe { T::load(text) };
-            let chosen = self.chosen(tokens, words[group]);
-            let to_mask = _mm256_and_si256(chosen, at_most(words[group], self.draw.mask_last));
-            let to_change = _mm256_and_si256(chosen, at_most(words[group], self.draw.random_last));
-            store(to, _mm256_blendv_epi8(tokens, mask, to_mask));
-            random |= (bits(to_change) & !bits(to_mask)) << shift;
-            let chosen = bits(chosen) & (live >> shift) & 0xff;
-            out.append(tokens, chosen, first + shift);
-        }
-        random &= live;
-        if random != 0 {
-            let mut spread = [0; CHUNK];
-            for (to, words) in spread.as_chunks_mut().0.iter_mut().zip(words) {
-                store(to, words);
-            }
-            while random != 0 {
-                let at = random.trailing_zeros() as usize % CHUNK;
-                ids[at] = self.draw.replacement(spread[at] as u32, self.rule.vocab_size) as i32;
-                random &= random - 1;
-            }
+    fn new(rule: &Rule, draw: &Draw) -> Self {
+        let [a, b, c, d, e] = rule.special.map(|id| id as i32);
+        let (lowest, span) = rule.special_span();
+        Self {
+            mask: set1(rule.mask as i32),
+            mask_last: set1(draw.mask_last),
+            chosen_last: set1(draw.chosen_last),
+            special: [set1(a), set1(b), set1(c), set1(d), set1(e)],
+            lowest: set1(lowest as i32),
+            span: set1(span.saturating_add(1).min(i32::MAX as u32) as i32),
+            largest: _mm256_setzero_si256(),
         }
     }
 
-    #[target_feature(enable = "avx2,popcnt")]
-    #[inline]
-    fn count_chunk<T: Token>(&mut self, text: &[T; CHUNK], live: u32) -> usize {
-        let words = self.words();
-        let mut chosen = 0;
-        for (group, text) in text.as_chunks().0.iter().enumerate() {
-            // SAFETY: this function is compiled for AVX2.
-            let tokens = unsafe { T::load(text) };
-            chosen |= bits(self.chosen(tokens, words[group])) << (group * LANES);
-        }
-        (chosen & live).count_ones() as usize
-    }
-
-    /// All ones for each token that is to be predicted.
+    /// All ones for each token that is not to be predicted, and a bit for each that is.
     #[target_feature(enable = "avx2")]
     #[inline]
-    fn chosen(&mut self, tokens: __m256i, words: __m256i) -> __m256i {
+    fn of(&mut self, tokens: __m256i, words: __m256i) -> (__m256i, u32) {
         self.largest = _mm256_max_epu32(self.largest, tokens);
-        let mut special = _mm256_setzero_si256();
-        for id in self.special {
-            special = _mm256_or_si256(special, _mm256_cmpeq_epi32(tokens, id));
-        }
-        _mm256_andnot_si256(special, at_most(words, self.draw.chosen_last))
-    }
-
-    /// The random words of the next chunk. Each vector of the rounds holds a word of every other block in the lower
-    /// halves of its 64 bits, where the multiplication wants them; the upper halves hold leftovers.
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    fn words(&mut self) -> [__m256i; 4] {
-        let [c1, c2, c3] = self.counter;
-        let [m0, m1] = MULTIPLIERS.map(|multiplier| _mm256_set1_epi64x(multiplier.into()));
-        let first = _mm256_set1_epi64x(self.block.into());
-        let mut a = [
-            _mm256_add_epi64(first, _mm256_setr_epi64x(0, 2, 4, 6)),
-            _mm256_add_epi64(first, _mm256_setr_epi64x(1, 3, 5, 7)),
-        ];
-        let mut b = [_mm256_set1_epi64x(c1.into()); 2];
-        let mut c = [_mm256_set1_epi64x(c2.into()); 2];
-        let mut d = [_mm256_set1_epi64x(c3.into()); 2];
-        // Two rounds a turn spare most of the moves between registers.
-        for keys in self.keys.as_chunks::<2>().0 {
-            for [k0, k1] in keys {
-                let (k0, k1) = (_mm256_set1_epi64x(*k0 as i64), _mm256_set1_epi64x(*k1 as i64));
-                for half in 0..2 {
-                    let low = _mm256_mul_epu32(a[half], m0);
-                    let high = _mm256_mul_epu32(c[half], m1);
-                    a[half] = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64::<32>(high), b[half]), k0);
-                    b[half] = high;
-                    c[half] = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64::<32>(low), d[half]), k1);
-                    d[half] = low;
-                }
+        let mut not_chosen = _mm256_cmpgt_epi32(words, self.chosen_last);
+        // Most text has no token near the special ids, so that one comparison says so. It is of signed numbers: those
+        // below the lowest and above 2^31 count as near, which costs a closer look.
+        if bits(_mm256_cmpgt_epi32(self.span, _mm256_sub_epi32(tokens, self.lowest))) != 0 {
+            for id in self.special {
+                not_chosen = _mm256_or_si256(not_chosen, _mm256_cmpeq_epi32(tokens, id));
             }
         }
-        self.block += LANES as u32;
-        let mut words = [_mm256_setzero_si256(); 4];
-        for (words, [even, odd]) in words.iter_mut().zip([a, b, c, d]) {
-            *words = _mm256_blend_epi32::<0b1010_1010>(even, _mm256_slli_epi64::<32>(odd));
-        }
-        words
+        (not_chosen, !bits(not_chosen) & 0xff)
+    }
+
+    /// The tokens, and a bit for each that is to be predicted. `[MASK]` stands in `ids` for those that become it.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn see<T: Token>(&mut self, text: &[T; LANES], words: __m256i, ids: &mut [i32; LANES]) -> (__m256i, u32) {
+        // SAFETY: this function is compiled for AVX2.
+        let tokens = unsafe { T::load(text) };
+        let (not_chosen, chosen) = self.of(tokens, words);
+        let not_masked = _mm256_or_si256(not_chosen, _mm256_cmpgt_epi32(words, self.mask_last));
+        store(ids, _mm256_blendv_epi8(self.mask, tokens, not_masked));
+        (tokens, chosen)
     }
 
     #[target_feature(enable = "avx2")]
@@ -275,37 +223,129 @@ impl<'a> Work<'a> {
     }
 }
 
+/// The chosen tokens of a sample so far.
+struct Choices<'a> {
+    positions: &'a mut [i32],
+    labels: &'a mut [i32],
+    count: usize,
+}
+
 impl Choices<'_> {
-    /// Appends those of eight tokens whose bit is set.
+    /// Appends those of eight tokens whose bit is set; the first of them is at `place`.
     #[target_feature(enable = "avx2,popcnt")]
     #[inline]
-    fn append(&mut self, tokens: __m256i, chosen: u32, first: usize) {
-        let order = &ORDER[chosen as usize % ORDER.len()];
-        // SAFETY: reads the eight bytes of the array; the instruction asks for no alignment.
-        let order = _mm256_cvtepu8_epi32(unsafe { _mm_loadl_epi64(order.as_ptr().cast()) });
+    fn append(&mut self, chosen: u32, place: usize, tokens: __m256i) {
+        let order = order(chosen);
+        let places = _mm256_add_epi32(order, set1(place as i32));
         let labels = _mm256_permutevar8x32_epi32(tokens, order);
-        let positions = _mm256_add_epi32(order, _mm256_set1_epi32(first as i32));
-        let count = chosen.count_ones() as usize;
-        let end = self.count + LANES;
-        match (self.positions.get_mut(self.count..end), self.labels.get_mut(self.count..end)) {
-            (Some(to_positions), Some(to_labels)) => {
-                // Eight numbers are written, and those past the count are overwritten by the next.
-                if let (Ok(to_positions), Ok(to_labels)) = (to_positions.try_into(), to_labels.try_into()) {
-                    store_wide(to_positions, positions);
-                    store_wide(to_labels, labels);
-                }
+        let start = self.count;
+        self.count += chosen.count_ones() as usize;
+        let to_places = self.positions.get_mut(start..).and_then(|rest| rest.first_chunk_mut());
+        let to_labels = self.labels.get_mut(start..).and_then(|rest| rest.first_chunk_mut());
+        if let (Some(to_places), Some(to_labels)) = (to_places, to_labels) {
+            // Eight numbers are written, and those past the count are overwritten by the next.
+            store(to_places, places);
+            store(to_labels, labels);
+        } else {
+            let (mut some_places, mut some_labels) = ([0; LANES], [0; LANES]);
+            store(&mut some_places, places);
+            store(&mut some_labels, labels);
+            copy(&some_places, &mut self.positions[start..self.count]);
+            copy(&some_labels, &mut self.labels[start..self.count]);
+        }
+    }
+}
+
+/// The random words of the chosen tokens of a turn.
+struct Words {
+    /// With room for a whole vector behind the last.
+    words: [i32; TURN + LANES],
+    count: usize,
+}
+
+impl Words {
+    #[inline(always)]
+    fn new() -> Self {
+        Self { words: [0; TURN + LANES], count: 0 }
+    }
+
+    /// Appends those of eight words whose bit is set.
+    #[target_feature(enable = "avx2,popcnt")]
+    #[inline]
+    fn append(&mut self, chosen: u32, words: __m256i) {
+        if let Some(to) = self.words.get_mut(self.count..).and_then(|rest| rest.first_chunk_mut()) {
+            store(to, _mm256_permutevar8x32_epi32(words, order(chosen)));
+        }
+        self.count += chosen.count_ones() as usize;
+    }
+
+    /// Calls `each` for the words that stand for a random token, with their numbers.
+    #[target_feature(enable = "avx2,bmi1")]
+    #[inline]
+    fn for_each_random(&self, draw: &Draw, mut each: impl FnMut(usize, i32)) {
+        let (mask_last, random_last) = (set1(draw.mask_last), set1(draw.random_last));
+        // Sixty-four words at a time, so that the processor seldom guesses wrong where their loop ends.
+        for start in (0..self.count).step_by(64) {
+            let (vectors, _) = self.words[start..].as_chunks::<LANES>();
+            let mut random = 0u64;
+            for (vector, words) in vectors.iter().take(8).enumerate() {
+                let words = load(words);
+                let to_change = _mm256_cmpgt_epi32(words, mask_last);
+                let to_keep = _mm256_cmpgt_epi32(words, random_last);
+                random |= u64::from(bits(_mm256_andnot_si256(to_keep, to_change))) << (vector * LANES);
             }
-            _ => {
-                let (mut some_positions, mut some_labels) = ([0; LANES], [0; LANES]);
-                store_wide(&mut some_positions, positions);
-                store_wide(&mut some_labels, labels);
-                let end = self.count + count;
-                self.positions[self.count..end].copy_from_slice(&some_positions[..count]);
-                self.labels[self.count..end].copy_from_slice(&some_labels[..count]);
+            // What lies behind the last has no meaning.
+            random &= u64::MAX >> (64 - (self.count - start).min(64));
+            while random != 0 {
+                let at = start + random.trailing_zeros() as usize;
+                each(at, self.words[at]);
+                random &= random - 1;
             }
         }
-        self.count += count;
     }
+}
+
+/// The random words of the first `tokens` tokens of a turn, at least.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn draw_words(drawn: &mut [__m256i; GROUPS], keys: &Keys, counter: [u32; 3], turn: u32, tokens: usize) {
+    let first = turn * (TURN / CHUNK * LANES) as u32;
+    let (chunks, _) = drawn.as_chunks_mut();
+    for (chunk, to) in (0..).zip(chunks).take(tokens.div_ceil(CHUNK)) {
+        *to = words(keys, counter, first + chunk * LANES as u32);
+    }
+}
+
+/// The random words of a chunk, whose first block has the number `block`. Each vector of the rounds holds a word of every
+/// other block in the lower halves of its 64 bits, where the multiplication wants them; the upper halves hold leftovers.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn words(keys: &Keys, [c1, c2, c3]: [u32; 3], block: u32) -> [__m256i; 4] {
+    let [m0, m1] = MULTIPLIERS.map(|multiplier| _mm256_set1_epi64x(multiplier.into()));
+    let first = _mm256_set1_epi64x(block.into());
+    let mut a = [
+        _mm256_add_epi64(first, _mm256_setr_epi64x(0, 2, 4, 6)),
+        _mm256_add_epi64(first, _mm256_setr_epi64x(1, 3, 5, 7)),
+    ];
+    let mut b = [_mm256_set1_epi64x(c1.into()); 2];
+    let mut c = [_mm256_set1_epi64x(c2.into()); 2];
+    let mut d = [_mm256_set1_epi64x(c3.into()); 2];
+    for [k0, k1] in keys {
+        let (k0, k1) = (load_wide(k0), load_wide(k1));
+        for half in 0..2 {
+            let low = _mm256_mul_epu32(a[half], m0);
+            let high = _mm256_mul_epu32(c[half], m1);
+            a[half] = _mm256_xor_si256(_mm256_srli_epi64::<32>(high), _mm256_xor_si256(b[half], k0));
+            b[half] = high;
+            c[half] = _mm256_xor_si256(_mm256_srli_epi64::<32>(low), _mm256_xor_si256(d[half], k1));
+            d[half] = low;
+        }
+    }
+    let mut words = [_mm256_setzero_si256(); 4];
+    for (words, [even, odd]) in words.iter_mut().zip([a, b, c, d]) {
+        *words = _mm256_blend_epi32::<0b1010_1010>(even, _mm256_slli_epi64::<32>(odd));
+    }
+    words
 }
 
 /// For every set of eight tokens, their places in rising order.
@@ -326,11 +366,13 @@ static ORDER: [[u8; LANES]; 256] = {
     order
 };
 
-/// All ones for each unsigned number that is at most `bound`.
+/// The places of the bits of `set`, one in each 32 bits.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn at_most(numbers: __m256i, bound: u32) -> __m256i {
-    _mm256_cmpeq_epi32(_mm256_min_epu32(numbers, _mm256_set1_epi32(bound as i32)), numbers)
+fn order(set: u32) -> __m256i {
+    let order = &ORDER[set as usize % ORDER.len()];
+    // SAFETY: reads the eight bytes of the array; the instruction asks for no alignment.
+    _mm256_cvtepu8_epi32(unsafe { _mm_loadl_epi64(order.as_ptr().cast()) })
 }
 
 /// The uppermost bit of each of eight numbers.
@@ -342,20 +384,27 @@ fn bits(numbers: __m256i) -> u32 {
 
 #[target_feature(enable = "avx2")]
 #[inline]
+fn set1(number: i32) -> __m256i {
+    _mm256_set1_epi32(number)
+}
+
+#[target_feature(enable = "avx2")]
+#[inline]
+fn load(from: &[i32; LANES]) -> __m256i {
+    // SAFETY: reads the 32 bytes of the array; the instruction asks for no alignment.
+    unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx2")]
+#[inline]
+fn load_wide(from: &[u64; 4]) -> __m256i {
+    // SAFETY: as above.
+    unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx2")]
+#[inline]
 fn store(to: &mut [i32; LANES], numbers: __m256i) {
     // SAFETY: writes the 32 bytes of the array; the instruction asks for no alignment.
     unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), numbers) }
-}
-
-/// Stores eight unsigned numbers of 32 bits as 64 bits each.
-#[target_feature(enable = "avx2")]
-#[inline]
-fn store_wide(to: &mut [i64; LANES], numbers: __m256i) {
-    let (low, high) = (_mm256_castsi256_si128(numbers), _mm256_extracti128_si256::<1>(numbers));
-    let (to_low, to_high) = to.split_at_mut(LANES / 2);
-    // SAFETY: each writes the 32 bytes of half the array; the instruction asks for no alignment.
-    unsafe {
-        _mm256_storeu_si256(to_low.as_mut_ptr().cast(), _mm256_cvtepu32_epi64(low));
-        _mm256_storeu_si256(to_high.as_mut_ptr().cast(), _mm256_cvtepu32_epi64(high));
-    }
 }

@@ -6,16 +6,21 @@
 //! ids not), 10 % stay. The label is the original token.
 //!
 //! The mask of a sample is a pure function of seed, epoch, sample number and rate: it does not depend on the batch that
-//! the sample is in. One random word of 32 bits decides for a token: below `rate * 2^32` it is chosen, where below says
-//! what becomes of it, and its place among those that stand for a replacement is the replacement. So a token chosen at
-//! one rate is also chosen at every higher rate. Which word is which token's is laid out in
-//! [`Purpose`](crate::philox).
+//! the sample is in. One random word of 32 bits decides for a token: if it is among the lowest `rate * 2^32` the token is
+//! chosen, where among them says what becomes of it, and its place among those that stand for a replacement is the
+//! replacement. So a token chosen at one rate is also chosen at every higher rate. Which word is which token's is laid out
+//! in [`Purpose`](crate::philox).
 //!
-//! `portable` is the definition; `avx2` computes the same bits eight tokens at a time.
+//! `portable` is the definition; `avx2` and `avx512` compute the same bits 8 and 16 tokens at a time.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod draw;
 mod portable;
+
+pub use draw::Draw;
 
 use crate::philox::{Key, LANES, Purpose};
 use crate::plan::SampleId;
@@ -24,15 +29,37 @@ use crate::shard::{SpecialTokens, TokenizerInfo, Tokens};
 /// Tokens that share eight blocks of random words.
 const CHUNK: usize = 4 * LANES;
 
-/// Fewest of the 2^32 random words that choose a token, so that each of the three outcomes has one at least.
-const FEWEST_WORDS: u64 = 10;
-
 /// Masks samples of one vocabulary under one seed.
 #[derive(Clone, Debug)]
 pub struct Masker {
     rule: Rule,
+    code: Code,
+}
+
+/// The instructions that a mask is computed with; the result is the same with any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Instructions {
+    /// Those that every processor has.
+    Portable,
+    /// AVX2, of x86-64 processors since about 2013.
+    Avx2,
+    /// AVX-512 F, BW and VL, of many x86-64 processors since about 2017.
+    Avx512,
+}
+
+impl Instructions {
+    /// All kinds, the fastest first.
+    pub const ALL: [Self; 3] = [Self::Avx512, Self::Avx2, Self::Portable];
+}
+
+/// What runs, with what it has prepared.
+#[derive(Clone, Debug)]
+enum Code {
+    Portable,
     #[cfg(target_arch = "x86_64")]
-    avx2: Option<avx2::Avx2>,
+    Avx2(avx2::Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(avx512::Avx512),
 }
 
 /// What masking a sample found.
@@ -51,9 +78,9 @@ pub struct Room<'a> {
     pub ids: &'a mut [i32],
     /// Positions of the chosen tokens, rising: room for as many as there are tokens. What stands behind the chosen ones
     /// afterwards has no meaning.
-    pub positions: &'a mut [i64],
+    pub positions: &'a mut [i32],
     /// The tokens to predict there; the same holds.
-    pub labels: &'a mut [i64],
+    pub labels: &'a mut [i32],
 }
 
 /// What does not change from sample to sample.
@@ -70,6 +97,15 @@ impl Rule {
     fn is_special(&self, token: u32) -> bool {
         self.special.iter().fold(false, |found, special| found | (token == *special))
     }
+
+    /// The lowest special id, and how far above it the highest is.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn special_span(&self) -> (u32, u32) {
+        let [a, b, c, d, e] = self.special;
+        let lowest = a.min(b).min(c).min(d).min(e);
+        (lowest, a.max(b).max(c).max(d).max(e) - lowest)
+    }
 }
 
 impl Masker {
@@ -78,20 +114,29 @@ impl Masker {
         let special: &SpecialTokens = &tokenizer.special;
         let key = Key::derive(seed, Purpose::Mask);
         let rule = Rule { key, vocab_size: tokenizer.vocab_size, special: special.ids(), mask: special.mask };
-        Self {
-            rule,
-            #[cfg(target_arch = "x86_64")]
-            avx2: avx2::Avx2::detect(key),
-        }
+        let portable = Self { rule, code: Code::Portable };
+        let fastest = Instructions::ALL.into_iter().find_map(|kind| portable.using(kind));
+        fastest.unwrap_or(portable)
     }
 
-    /// The same, without the instructions that only some processors have.
-    pub fn portable(self) -> Self {
-        Self {
+    /// The same with given instructions; nothing when this processor does not have them.
+    pub fn using(&self, instructions: Instructions) -> Option<Self> {
+        let code = match instructions {
+            Instructions::Portable => Code::Portable,
             #[cfg(target_arch = "x86_64")]
-            avx2: None,
-            ..self
-        }
+            Instructions::Avx2 => Code::Avx2(avx2::Avx2::detect(self.rule.key)?),
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512 => Code::Avx512(avx512::Avx512::detect(self.rule.key)?),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => return None,
+        };
+        Some(Self { rule: self.rule.clone(), code })
+    }
+
+    /// What [`mask`](Masker::mask) and [`count`](Masker::count) need to know of a rate: the fraction of tokens to choose,
+    /// above 0 and up to 1. Rates below 2.4e-9 count as that.
+    pub fn draw(&self, rate: f64) -> Draw {
+        Draw::new(rate, self.rule.vocab_size)
     }
 
     /// Masks the text of a sample. `first` is added to the positions.
@@ -105,33 +150,35 @@ impl Masker {
             positions: &mut room.positions[..len],
             labels: &mut room.labels[..len],
         };
-        let counter = counter(id);
-        #[cfg(target_arch = "x86_64")]
-        if let Some(avx2) = &self.avx2 {
-            return match text {
-                Tokens::U16(text) => avx2.mask(&self.rule, draw, counter, text, first, room),
-                Tokens::U32(text) => avx2.mask(&self.rule, draw, counter, text, first, room),
-            };
-        }
-        match text {
-            Tokens::U16(text) => portable::mask(&self.rule, draw, counter, text, first, room),
-            Tokens::U32(text) => portable::mask(&self.rule, draw, counter, text, first, room),
+        let (rule, counter) = (&self.rule, counter(id));
+        match (&self.code, text) {
+            (Code::Portable, Tokens::U16(text)) => portable::mask(rule, draw, counter, text, first, room),
+            (Code::Portable, Tokens::U32(text)) => portable::mask(rule, draw, counter, text, first, room),
+            #[cfg(target_arch = "x86_64")]
+            (Code::Avx2(avx2), Tokens::U16(text)) => avx2.mask(rule, draw, counter, text, first, room),
+            #[cfg(target_arch = "x86_64")]
+            (Code::Avx2(avx2), Tokens::U32(text)) => avx2.mask(rule, draw, counter, text, first, room),
+            #[cfg(target_arch = "x86_64")]
+            (Code::Avx512(avx512), Tokens::U16(text)) => avx512.mask(rule, draw, counter, text, first, room),
+            #[cfg(target_arch = "x86_64")]
+            (Code::Avx512(avx512), Tokens::U32(text)) => avx512.mask(rule, draw, counter, text, first, room),
         }
     }
 
     /// What [`mask`](Masker::mask) would find, without writing anything.
     pub fn count(&self, draw: &Draw, id: SampleId, text: Tokens<'_>) -> Masked {
-        let counter = counter(id);
-        #[cfg(target_arch = "x86_64")]
-        if let Some(avx2) = &self.avx2 {
-            return match text {
-                Tokens::U16(text) => avx2.count(&self.rule, draw, counter, text),
-                Tokens::U32(text) => avx2.count(&self.rule, draw, counter, text),
-            };
-        }
-        match text {
-            Tokens::U16(text) => portable::count(&self.rule, draw, counter, text),
-            Tokens::U32(text) => portable::count(&self.rule, draw, counter, text),
+        let (rule, counter) = (&self.rule, counter(id));
+        match (&self.code, text) {
+            (Code::Portable, Tokens::U16(text)) => portable::count(rule, draw, counter, text),
+            (Code::Portable, Tokens::U32(text)) => portable::count(rule, draw, counter, text),
+            #[cfg(target_arch = "x86_64")]
+            (Code::Avx2(avx2), Tokens::U16(text)) => avx2.count(rule, draw, counter, text),
+            #[cfg(target_arch = "x86_64")]
+            (Code::Avx2(avx2), Tokens::U32(text)) => avx2.count(rule, draw, counter, text),
+            #[cfg(target_arch = "x86_64")]
+            (Code::Avx512(avx512), Tokens::U16(text)) => avx512.count(rule, draw, counter, text),
+            #[cfg(target_arch = "x86_64")]
+            (Code::Avx512(avx512), Tokens::U32(text)) => avx512.count(rule, draw, counter, text),
         }
     }
 }
@@ -139,38 +186,6 @@ impl Masker {
 /// The words of a sample's counters that follow the block.
 fn counter(id: SampleId) -> [u32; 3] {
     [id.epoch as u32, id.sample as u32, (id.sample >> 32) as u32]
-}
-
-/// The bounds that a random word of 32 bits is held against, for one rate. Each is the last word that it lets through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Draw {
-    /// Up to it, the token becomes `[MASK]`.
-    mask_last: u32,
-    /// Above `mask_last` and up to it, the token becomes a random one.
-    random_last: u32,
-    /// Up to it, the token is chosen.
-    chosen_last: u32,
-}
-
-impl Draw {
-    /// The bounds for the fraction of tokens to choose, above 0 and up to 1. Rates below 2.4e-9 count as that.
-    pub fn at(rate: f64) -> Self {
-        let chosen = ((rate * 2f64.powi(32)).round() as u64).clamp(FEWEST_WORDS, 1 << 32);
-        let last = |words: u64| (words - 1) as u32;
-        Self {
-            mask_last: last(chosen * 8 / 10),
-            random_last: last(chosen * 9 / 10),
-            chosen_last: last(chosen),
-        }
-    }
-
-    /// The token that a word between `mask_last` and `random_last` stands for. At rate 0.3 and 30,522 ids, 4,221 or
-    /// 4,222 words stand for each.
-    #[inline(always)]
-    fn replacement(&self, word: u32, vocab_size: u32) -> u32 {
-        let (index, words) = (word - self.mask_last - 1, self.random_last - self.mask_last);
-        (u64::from(index) * u64::from(vocab_size) / u64::from(words)) as u32
-    }
 }
 
 #[cfg(test)]
@@ -198,14 +213,15 @@ mod tests {
     }
 
     /// What the model sees, and the chosen positions with their labels.
-    type Seen = (Vec<i32>, Vec<(usize, i64)>);
+    type Seen = (Vec<i32>, Vec<(usize, i32)>);
 
     fn mask(masker: &Masker, rate: f64, id: SampleId, text: Tokens<'_>, first: usize) -> Seen {
         let len = text.len();
         let (mut ids, mut positions, mut labels) = (vec![-1; len], vec![-1; len], vec![-1; len]);
         let room = Room { ids: &mut ids, positions: &mut positions, labels: &mut labels };
-        let masked = masker.mask(&Draw::at(rate), id, text, first, room);
-        assert_eq!(masker.count(&Draw::at(rate), id, text), masked);
+        let draw = masker.draw(rate);
+        let masked = masker.mask(&draw, id, text, first, room);
+        assert_eq!(masker.count(&draw, id, text), masked);
         assert_eq!(masked.largest, text.iter().max().unwrap_or(0));
         let choices = positions.into_iter().map(|position| position as usize).zip(labels);
         (ids, choices.take(masked.chosen).collect())
@@ -237,7 +253,7 @@ mod tests {
                 tokens += text.len() as u64;
                 chosen += choices.len() as u64;
                 for (at, label) in choices {
-                    assert_eq!(label, i64::from(text[at]));
+                    assert_eq!(label, i32::from(text[at]));
                     hidden += u64::from(ids[at] == 103);
                     kept += u64::from(ids[at] == i32::from(text[at]));
                 }
@@ -302,17 +318,6 @@ mod tests {
         assert!((chi2 - freedom).abs() < 5.0 * (2.0 * freedom).sqrt(), "chi-square {chi2} of {freedom}");
     }
 
-    #[test]
-    fn replacements_reach_both_ends_of_the_vocabulary_and_no_further() {
-        for (rate, vocab_size) in [(0.3, 30_522), (1.0, 250_002), (0.15, 1 << 31), (1e-12, 30_522)] {
-            let draw = Draw::at(rate);
-            assert_eq!(draw.replacement(draw.mask_last + 1, vocab_size), 0);
-            let last = draw.replacement(draw.random_last, vocab_size);
-            let words = draw.random_last - draw.mask_last;
-            assert!(last < vocab_size && vocab_size - last <= vocab_size / words + 1, "{last} {vocab_size}");
-        }
-    }
-
     /// Choices at neighbouring positions, neighbouring samples and consecutive epochs coincide as independent ones do,
     /// and so do those of tokens whose words come from the same block, eight positions apart.
     #[test]
@@ -369,13 +374,14 @@ mod tests {
             first in 0..1_000_000_000usize,
         ) {
             let masker = Masker::new(seed, &tokenizer(VOCAB));
-            let portable = masker.clone().portable();
             let id = SampleId { epoch, sample: number };
             let wide: Vec<u32> = text.iter().map(|token| u32::from(*token)).collect();
+            let portable = masker.using(Instructions::Portable).unwrap();
             let expected = mask(&portable, rate, id, Tokens::U16(&text), first);
-            prop_assert_eq!(&mask(&portable, rate, id, Tokens::U32(&wide), first), &expected);
-            prop_assert_eq!(&mask(&masker, rate, id, Tokens::U16(&text), first), &expected);
-            prop_assert_eq!(&mask(&masker, rate, id, Tokens::U32(&wide), first), &expected);
+            for masker in Instructions::ALL.into_iter().filter_map(|kind| masker.using(kind)) {
+                prop_assert_eq!(&mask(&masker, rate, id, Tokens::U16(&text), first), &expected);
+                prop_assert_eq!(&mask(&masker, rate, id, Tokens::U32(&wide), first), &expected);
+            }
         }
     }
 }

@@ -15,20 +15,19 @@ pub(super) fn mask<T: Copy + Default + Into<u32>>(
     let Room { ids, positions, labels } = room;
     let mut masked = Masked::default();
     for (index, (text, ids)) in text.chunks(CHUNK).zip(ids.chunks_mut(CHUNK)).enumerate() {
-        let words = rule.key.words((index * LANES) as u32, counter);
-        for (at, (token, &word)) in text.iter().zip(&words).enumerate() {
-            let token: u32 = (*token).into();
+        let words = rule.key.mask_words((index * LANES) as u32, counter);
+        for (at, (token, word)) in text.iter().zip(words).enumerate() {
+            let (token, word): (u32, i32) = ((*token).into(), word as i32);
             masked.largest = masked.largest.max(token);
-            let chosen = (word <= draw.chosen_last) & !rule.is_special(token);
             ids[at] = token as i32;
-            if chosen {
-                ids[at] = match word {
-                    _ if word <= draw.mask_last => rule.mask as i32,
-                    _ if word <= draw.random_last => draw.replacement(word, rule.vocab_size) as i32,
-                    _ => token as i32,
-                };
-                positions[masked.chosen] = (first + index * CHUNK + at) as i64;
-                labels[masked.chosen] = i64::from(token);
+            if (word <= draw.chosen_last) & !rule.is_special(token) {
+                if word <= draw.mask_last {
+                    ids[at] = rule.mask as i32;
+                } else if word <= draw.random_last {
+                    ids[at] = draw.replacement(word) as i32;
+                }
+                positions[masked.chosen] = (first + index * CHUNK + at) as i32;
+                labels[masked.chosen] = token as i32;
                 masked.chosen += 1;
             }
         }
@@ -40,9 +39,9 @@ pub(super) fn mask<T: Copy + Default + Into<u32>>(
 pub(super) fn count<T: Copy + Into<u32>>(rule: &Rule, draw: &Draw, counter: [u32; 3], text: &[T]) -> Masked {
     let mut masked = Masked::default();
     for (index, text) in text.chunks(CHUNK).enumerate() {
-        let words = rule.key.words((index * LANES) as u32, counter);
-        for (token, &word) in text.iter().zip(&words) {
-            let token: u32 = (*token).into();
+        let words = rule.key.mask_words((index * LANES) as u32, counter);
+        for (token, word) in text.iter().zip(words) {
+            let (token, word): (u32, i32) = ((*token).into(), word as i32);
             masked.largest = masked.largest.max(token);
             masked.chosen += usize::from((word <= draw.chosen_last) & !rule.is_special(token));
         }

@@ -31,7 +31,7 @@ fn batches(
 }
 
 /// A sample as the model sees it: ids, and what is to be predicted where.
-type Seen = (Vec<i32>, Vec<(i64, i64)>);
+type Seen = (Vec<i32>, Vec<(i32, i32)>);
 
 /// The samples of micro-batches, wherever the cuts are; checks what must hold for each micro-batch.
 fn samples<'a>(batches: impl IntoIterator<Item = &'a MicroBatch>) -> Vec<Seen> {
@@ -51,8 +51,8 @@ fn samples<'a>(batches: impl IntoIterator<Item = &'a MicroBatch>) -> Vec<Seen> {
                 .masked_positions
                 .iter()
                 .zip(&batch.labels)
-                .filter(|(position, _)| (start as i64..end as i64).contains(position))
-                .map(|(position, label)| (position - start as i64, *label))
+                .filter(|(position, _)| (start as i32..end as i32).contains(position))
+                .map(|(position, label)| (position - start as i32, *label))
                 .collect();
             seen.push((ids, predictions));
         }

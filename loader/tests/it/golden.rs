@@ -18,7 +18,7 @@ fn show(text: &mut String, batch: &MicroBatch) {
             .map(|at| {
                 let id = batch.input_ids[at as usize];
                 // The token to predict stands behind what the model sees.
-                match batch.masked_positions.binary_search(&at.into()) {
+                match batch.masked_positions.binary_search(&at) {
                     Ok(index) => format!("{id}<{}", batch.labels[index]),
                     Err(_) => id.to_string(),
                 }

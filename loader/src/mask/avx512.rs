@@ -1,0 +1,329 @@
+//! Masking with AVX-512: the same bits as `portable`, sixteen tokens at a time.
+//!
+//! First the random words of a turn of tokens are drawn, then the tokens are looked at. A round of Philox waits for the
+//! round before it, so several chunks are drawn side by side.
+
+// Calling functions compiled for instructions that not every processor has, and loads and stores of whole vectors.
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::*;
+
+use super::{CHUNK, Draw, Masked, Room, Rule};
+use crate::philox::{Key, LANES, MASK_ROUNDS, MULTIPLIERS};
+
+/// Tokens of a vector.
+const GROUP: usize = 16;
+/// Tokens of a turn: a sample of the usual length.
+const TURN: usize = 128;
+const GROUPS: usize = TURN / GROUP;
+
+/// The key of each round, one in each 64 bits.
+type Keys = [[u64; 2]; MASK_ROUNDS];
+
+/// Masking under a key on a processor that has the instructions: only [`detect`](Avx512::detect) makes one.
+#[derive(Clone, Debug)]
+pub(super) struct Avx512 {
+    keys: Keys,
+}
+
+impl Avx512 {
+    /// Asks the processor.
+    pub(super) fn detect(key: Key) -> Option<Self> {
+        let found = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("popcnt");
+        found.then(|| Self { keys: key.schedule().map(|keys| keys.map(u64::from)) })
+    }
+
+    /// As [`portable::mask`](super::portable::mask).
+    pub(super) fn mask<T: Token>(
+        &self,
+        rule: &Rule,
+        draw: &Draw,
+        counter: [u32; 3],
+        text: &[T],
+        first: usize,
+        room: Room<'_>,
+    ) -> Masked {
+        // SAFETY: `self` exists, so `detect` has found every feature that the function is compiled for.
+        unsafe { mask(&self.keys, rule, draw, counter, text, first, room) }
+    }
+
+    /// As [`portable::count`](super::portable::count).
+    pub(super) fn count<T: Token>(&self, rule: &Rule, draw: &Draw, counter: [u32; 3], text: &[T]) -> Masked {
+        // SAFETY: as above.
+        unsafe { count(&self.keys, rule, draw, counter, text) }
+    }
+}
+
+/// A stored token id.
+pub(super) trait Token: Copy {
+    /// Those of 16 tokens that have a bit, one in each 32 bits; zeros for the others.
+    ///
+    /// # Safety
+    /// The processor has AVX-512 F, BW and VL, and `from` has as many tokens as the uppermost bit says.
+    unsafe fn load(from: &[Self], live: u16) -> __m512i;
+}
+
+impl Token for u16 {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    #[inline]
+    unsafe fn load(from: &[Self], live: u16) -> __m512i {
+        // SAFETY: nothing is read where a bit is missing, and the caller promises the rest.
+        _mm512_cvtepu16_epi32(unsafe { _mm256_maskz_loadu_epi16(live, from.as_ptr().cast()) })
+    }
+}
+
+impl Token for u32 {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    #[inline]
+    unsafe fn load(from: &[Self], live: u16) -> __m512i {
+        // SAFETY: as above.
+        unsafe { _mm512_maskz_loadu_epi32(live, from.as_ptr().cast()) }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,popcnt")]
+fn mask<T: Token>(
+    keys: &Keys,
+    rule: &Rule,
+    draw: &Draw,
+    counter: [u32; 3],
+    text: &[T],
+    first: usize,
+    room: Room<'_>,
+) -> Masked {
+    let len = text.len();
+    let Room { ids, positions, labels } = room;
+    let mut out = Choices { positions: &mut positions[..len], labels: &mut labels[..len], count: 0 };
+    let mut choice = Choice::new(rule, draw);
+    let mut drawn = Drawn::new();
+    let mask = set1(rule.mask as i32);
+    let mut places = {
+        let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        _mm512_add_epi32(lanes, set1(first as i32))
+    };
+    for (turn, (text, ids)) in (0..).zip(text.chunks(TURN).zip(ids[..len].chunks_mut(TURN))) {
+        drawn.draw(keys, draw, counter, turn, text.len());
+        for ((text, ids), group) in text.chunks(GROUP).zip(ids.chunks_mut(GROUP)).zip(0..) {
+            let live = live(text.len());
+            let words = drawn.words[group];
+            // SAFETY: this function is compiled for the features, and `live` has a bit for each token of `text`.
+            let tokens = unsafe { T::load(text, live) };
+            let chosen = choice.of(tokens, words, live);
+            let to_mask = _mm512_mask_cmple_epi32_mask(chosen, words, choice.mask_last);
+            let to_change = _mm512_mask_cmple_epi32_mask(chosen, words, choice.random_last);
+            let seen = _mm512_mask_mov_epi32(tokens, to_change, drawn.replacements[group]);
+            let seen = _mm512_mask_mov_epi32(seen, to_mask, mask);
+            // SAFETY: nothing is written where a bit is missing, and `ids` is as long as `text`.
+            unsafe { _mm512_mask_storeu_epi32(ids.as_mut_ptr(), live, seen) };
+            out.append(chosen, places, tokens);
+            places = _mm512_add_epi32(places, set1(GROUP as i32));
+        }
+    }
+    Masked { chosen: out.count, largest: choice.largest() }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,popcnt")]
+fn count<T: Token>(keys: &Keys, rule: &Rule, draw: &Draw, counter: [u32; 3], text: &[T]) -> Masked {
+    let mut choice = Choice::new(rule, draw);
+    let mut drawn = Drawn::new();
+    let mut chosen = 0;
+    for (turn, text) in (0..).zip(text.chunks(TURN)) {
+        drawn.draw(keys, draw, counter, turn, text.len());
+        for (text, words) in text.chunks(GROUP).zip(drawn.words) {
+            let live = live(text.len());
+            // SAFETY: as in `mask`.
+            let tokens = unsafe { T::load(text, live) };
+            chosen += choice.of(tokens, words, live).count_ones() as usize;
+        }
+    }
+    Masked { chosen, largest: choice.largest() }
+}
+
+/// A bit for each of up to 16 tokens.
+#[inline(always)]
+fn live(tokens: usize) -> u16 {
+    // So written, the compiler sees that whole groups need no mask.
+    if tokens >= GROUP { !0 } else { (1 << tokens) - 1 }
+}
+
+/// Which tokens are chosen.
+struct Choice {
+    mask_last: __m512i,
+    random_last: __m512i,
+    chosen_last: __m512i,
+    special: [__m512i; 5],
+    /// The lowest special id, and how far above it the highest is.
+    lowest: __m512i,
+    span: __m512i,
+    /// The largest token so far, in 16 parts.
+    largest: __m512i,
+}
+
+impl Choice {
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn new(rule: &Rule, draw: &Draw) -> Self {
+        let [a, b, c, d, e] = rule.special.map(|id| id as i32);
+        let (lowest, span) = rule.special_span();
+        Self {
+            mask_last: set1(draw.mask_last),
+            random_last: set1(draw.random_last),
+            chosen_last: set1(draw.chosen_last),
+            special: [set1(a), set1(b), set1(c), set1(d), set1(e)],
+            lowest: set1(lowest as i32),
+            span: set1(span as i32),
+            largest: _mm512_setzero_si512(),
+        }
+    }
+
+    /// A bit for each token, of those with a bit in `live`, that is to be predicted.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn of(&mut self, tokens: __m512i, words: __m512i, live: u16) -> u16 {
+        self.largest = _mm512_max_epu32(self.largest, tokens);
+        let mut chosen = _mm512_mask_cmple_epi32_mask(live, words, self.chosen_last);
+        // Most text has no token near the special ids, so that one comparison says so.
+        if _mm512_mask_cmple_epu32_mask(chosen, _mm512_sub_epi32(tokens, self.lowest), self.span) != 0 {
+            for id in self.special {
+                chosen = _mm512_mask_cmpneq_epi32_mask(chosen, tokens, id);
+            }
+        }
+        chosen
+    }
+
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn largest(&self) -> u32 {
+        _mm512_reduce_max_epu32(self.largest)
+    }
+}
+
+/// The chosen tokens of a sample so far.
+struct Choices<'a> {
+    positions: &'a mut [i32],
+    labels: &'a mut [i32],
+    count: usize,
+}
+
+impl Choices<'_> {
+    /// Appends those of 16 places and tokens whose bit is set.
+    #[target_feature(enable = "avx512f,popcnt")]
+    #[inline]
+    fn append(&mut self, chosen: u16, places: __m512i, tokens: __m512i) {
+        let places = _mm512_maskz_compress_epi32(chosen, places);
+        let labels = _mm512_maskz_compress_epi32(chosen, tokens);
+        let (start, count) = (self.count, chosen.count_ones() as usize);
+        self.count += count;
+        // Sixteen numbers are written where there is room for them; those past the count are overwritten by the next.
+        let written =
+            if start + GROUP <= self.labels.len().min(self.positions.len()) { GROUP } else { count };
+        let (to_places, to_labels) =
+            (&mut self.positions[start..start + written], &mut self.labels[start..start + written]);
+        // SAFETY: writes as many numbers as the slices have.
+        unsafe {
+            _mm512_mask_storeu_epi32(to_places.as_mut_ptr(), live(written), places);
+            _mm512_mask_storeu_epi32(to_labels.as_mut_ptr(), live(written), labels);
+        }
+    }
+}
+
+/// What chance says of the tokens of a turn.
+struct Drawn {
+    words: [__m512i; GROUPS],
+    /// The token that each word stands for, if it is one of those that stand for one.
+    replacements: [__m512i; GROUPS],
+}
+
+impl Drawn {
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn new() -> Self {
+        let zeros = [_mm512_setzero_si512(); GROUPS];
+        Self { words: zeros, replacements: zeros }
+    }
+
+    /// Draws for the first `tokens` tokens of a turn, at least.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn draw(&mut self, keys: &Keys, draw: &Draw, counter: [u32; 3], turn: u32, tokens: usize) {
+        let block = turn * (TURN / CHUNK * LANES) as u32;
+        if tokens > TURN / 2 {
+            self.chunks::<4>(keys, draw, counter, block);
+        } else {
+            self.chunks::<2>(keys, draw, counter, block);
+        }
+    }
+
+    /// Draws for the first `N` chunks.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn chunks<const N: usize>(&mut self, keys: &Keys, draw: &Draw, counter: [u32; 3], block: u32) {
+        let before_first = set1(draw.mask_last.wrapping_add(1));
+        let (scale, shift) = (_mm512_set1_epi64(draw.scale.into()), _mm512_set1_epi64(draw.shift.into()));
+        let pairs = words::<N>(keys, counter, block).into_iter().flat_map(|[a, b, c, d]| [[a, b], [c, d]]);
+        for ((to_words, to_replacements), [a, b]) in
+            self.words.iter_mut().zip(&mut self.replacements).zip(pairs)
+        {
+            // As `Draw::replacement` does.
+            let replacement = |words| {
+                let index = _mm512_sub_epi32(words, before_first);
+                _mm512_srlv_epi64(_mm512_mul_epu32(index, scale), shift)
+            };
+            *to_words = narrow(a, b);
+            *to_replacements = narrow(replacement(a), replacement(b));
+        }
+    }
+}
+
+/// The random words of the next `N` chunks, from the block with the number `block` on. Each vector holds a word of eight
+/// blocks in the lower halves of its 64 bits, where the multiplication wants them; the upper halves hold leftovers.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn words<const N: usize>(keys: &Keys, [c1, c2, c3]: [u32; 3], block: u32) -> [[__m512i; 4]; N] {
+    let [m0, m1] = MULTIPLIERS.map(|multiplier| _mm512_set1_epi64(multiplier.into()));
+    let mut all = [[_mm512_setzero_si512(); 4]; N];
+    for (chunk, words) in (0..).zip(&mut all) {
+        let first = _mm512_set1_epi64((block + chunk * LANES as u32).into());
+        *words = [
+            _mm512_add_epi64(first, _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7)),
+            _mm512_set1_epi64(c1.into()),
+            _mm512_set1_epi64(c2.into()),
+            _mm512_set1_epi64(c3.into()),
+        ];
+    }
+    for [k0, k1] in keys {
+        let (k0, k1) = (_mm512_set1_epi64(*k0 as i64), _mm512_set1_epi64(*k1 as i64));
+        for [a, b, c, d] in &mut all {
+            let low = _mm512_mul_epu32(*a, m0);
+            let high = _mm512_mul_epu32(*c, m1);
+            *a = xor3(_mm512_srli_epi64::<32>(high), *b, k0);
+            *b = high;
+            *c = xor3(_mm512_srli_epi64::<32>(low), *d, k1);
+            *d = low;
+        }
+    }
+    all
+}
+
+/// The lower halves of the 64 bits of two vectors, one behind the other.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn narrow(a: __m512i, b: __m512i) -> __m512i {
+    let lower = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    _mm512_permutex2var_epi32(a, lower, b)
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn xor3(a: __m512i, b: __m512i, c: __m512i) -> __m512i {
+    _mm512_ternarylogic_epi64::<0x96>(a, b, c)
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn set1(number: i32) -> __m512i {
+    _mm512_set1_epi32(number)
+}
