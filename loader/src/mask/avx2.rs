@@ -16,7 +16,7 @@ const TURN: usize = 128;
 const GROUPS: usize = TURN / LANES;
 
 /// The key of each round, one in each 64 bits.
-type Keys = [[[u64; 4]; 2]; MASK_ROUNDS];
+type Keys = [[u64; 2]; MASK_ROUNDS];
 
 /// Masking under a key on a processor that has the instructions: only [`detect`](Avx2::detect) makes one.
 #[derive(Clone, Debug)]
@@ -30,7 +30,7 @@ impl Avx2 {
         let found = is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("bmi1")
             && is_x86_feature_detected!("popcnt");
-        found.then(|| Self { keys: key.schedule().map(|keys| keys.map(|key| [key.into(); 4])) })
+        found.then(|| Self { keys: key.schedule().map(|keys| keys.map(u64::from)) })
     }
 
     /// As [`portable::mask`](super::portable::mask).
@@ -331,7 +331,7 @@ fn words(keys: &Keys, [c1, c2, c3]: [u32; 3], block: u32) -> [__m256i; 4] {
     let mut c = [_mm256_set1_epi64x(c2.into()); 2];
     let mut d = [_mm256_set1_epi64x(c3.into()); 2];
     for [k0, k1] in keys {
-        let (k0, k1) = (load_wide(k0), load_wide(k1));
+        let (k0, k1) = (_mm256_set1_epi64x(*k0 as i64), _mm256_set1_epi64x(*k1 as i64));
         for half in 0..2 {
             let low = _mm256_mul_epu32(a[half], m0);
             let high = _mm256_mul_epu32(c[half], m1);
@@ -392,13 +392,6 @@ fn set1(number: i32) -> __m256i {
 #[inline]
 fn load(from: &[i32; LANES]) -> __m256i {
     // SAFETY: reads the 32 bytes of the array; the instruction asks for no alignment.
-    unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
-}
-
-#[target_feature(enable = "avx2")]
-#[inline]
-fn load_wide(from: &[u64; 4]) -> __m256i {
-    // SAFETY: as above.
     unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
 }
 

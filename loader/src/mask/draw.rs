@@ -45,7 +45,7 @@ impl Draw {
     #[inline(always)]
     pub(super) fn replacement(&self, word: i32) -> u32 {
         let index = word.wrapping_sub(self.mask_last).wrapping_sub(1) as u32;
-        (u64::from(index) * u64::from(self.scale) >> self.shift) as u32
+        ((u64::from(index) * u64::from(self.scale)) >> self.shift) as u32
     }
 }
 
