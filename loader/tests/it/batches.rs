@@ -64,7 +64,7 @@ fn samples<'a>(batches: impl IntoIterator<Item = &'a MicroBatch>) -> Vec<Seen> {
 /// The text of a sample before it was masked.
 fn unmasked((ids, predictions): &Seen) -> Vec<u32> {
     let mut ids = ids.clone();
-    predictions.iter().for_each(|(position, label)| ids[*position as usize] = *label as i32);
+    predictions.iter().for_each(|(position, label)| ids[*position as usize] = *label);
     ids[1..ids.len() - 1].iter().map(|id| *id as u32).collect()
 }
 
