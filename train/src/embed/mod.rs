@@ -197,7 +197,7 @@ fn means(
         text_of.resize(ids.len(), number);
         lengths.push((text.end - text.start) as f32);
     }
-    let tokens = TokenBatch::from_host(&ids, &ends, &[], &[], device)?;
+    let tokens = TokenBatch::from_host::<i32>(&ids, &ends, &[], &[], device)?;
     let hidden = model.hidden(&tokens)?.to_kind(Kind::Float); // [T, D]
     let text_of = Tensor::from_slice(&text_of).to_device(device); // [T]
     let lengths = Tensor::from_slice(&lengths).to_device(device); // [B]

@@ -323,7 +323,8 @@ fn embeds(bench: &Bench) {
         let mut ids = vec![2];
         ids.extend(text.split(' ').map(|word| word[1..].parse::<i32>().unwrap()));
         ids.push(3);
-        let batch = TokenBatch::from_host(&ids, &[0, ids.len() as i32], &[], &[], Device::Cpu).unwrap();
+        let batch =
+            TokenBatch::from_host::<i32>(&ids, &[0, ids.len() as i32], &[], &[], Device::Cpu).unwrap();
         let mean = no_grad(|| model.hidden(&batch).unwrap().mean_dim([0i64].as_slice(), false, Kind::Float)); // [D]
         let off = difference(&Tensor::from_slice(found), &mean);
         assert!(off < 1e-5, "{text}: off by {off}");
