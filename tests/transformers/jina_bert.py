@@ -67,5 +67,6 @@ logits = F.linear(y, words, tensors["cls.predictions.bias"])  # [B, S, V]
 
 for what, found, wanted in (("hidden states", x, expected["hidden"]), ("logits", logits, expected["logits"])):
     difference = (found[mask.bool()] - wanted).abs().max().item()
-    print(f"JinaBERT's {what}: largest difference {difference:.2e}")
-    assert difference <= 1e-4
+    largest = wanted.abs().max().item()
+    print(f"JinaBERT's {what}: largest difference {difference:.2e}, largest value {largest:.2f}")
+    assert difference <= 1e-4 * max(1.0, largest)

@@ -36,7 +36,7 @@ pub(super) fn text(folder: &ModelFolder, architecture: Architecture, heads: Head
         config.vocab_size
     );
     let _ = writeln!(text, "```python\nfrom transformers import AutoTokenizer, {class}\n");
-    let _ = writeln!(text, "tokenizer = AutoTokenizer.from_pretrained(\"DIR\")");
+    let _ = writeln!(text, "tokenizer = AutoTokenizer.from_pretrained(\"DIR\"{trust})");
     let _ = writeln!(text, "model = {class}.from_pretrained(\"DIR\"{trust})\n```\n");
     match architecture {
         Architecture::MosaicBert => text.push_str(
