@@ -4,7 +4,10 @@ mod average;
 mod embed;
 mod export;
 mod fill;
+mod finetune;
+mod glue;
 mod import;
+mod pareto;
 mod recipe;
 
 use std::path::PathBuf;
@@ -82,6 +85,10 @@ pub(crate) enum Command {
     Average(Average),
     /// Write one self-contained HTML page about a run, or comparing several
     Report(Report),
+    Glue(glue::Glue),
+    Finetune(finetune::Finetune),
+    Predict(finetune::Predict),
+    Pareto(pareto::Pareto),
     /// Measure how fast this machine trains, or only loads, and where the time goes
     Bench(Bench),
     Import(Import),

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::finetune::FinetuneError;
+
 /// The error of this crate. Print it with its whole chain of sources.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -17,6 +19,10 @@ pub enum Error {
     /// The model.
     #[error(transparent)]
     Model(#[from] model::Error),
+
+    /// Fine-tuning: its data, its model, or its results.
+    #[error(transparent)]
+    Finetune(#[from] FinetuneError),
 
     /// torch refused an operation.
     #[error("torch failed")]

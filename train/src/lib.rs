@@ -3,7 +3,8 @@
 //! A run is a folder ([`folder`]) and a loop ([`run`]): the loader's batch becomes tensors (`feed`), a step is
 //! forward, backward and update ([`step`], [`optimizer`], [`schedule`] over [`pace`]), and every so often it is logged
 //! ([`metrics`], [`progress`]), evaluated ([`eval`]) and saved ([`checkpoint`]). [`config`] says what can be set,
-//! [`layers`] how presets, files and options combine, [`report`] draws what came of it.
+//! [`layers`] how presets, files and options combine, [`report`] draws what came of it. Trained models are fine-tuned
+//! ([`finetune`]) and measured on GLUE ([`glue`]); [`pareto`] draws that against what training had cost.
 //!
 //! A trained model is a [`model_folder`], whoever trained it: [`import`] makes one of Hugging Face's BERT or of a
 //! MosaicBERT, [`export`] goes the other way, [`fill`] and [`embed`] try it out.
@@ -22,7 +23,9 @@ pub mod eval;
 pub mod export;
 mod feed;
 pub mod fill;
+pub mod finetune;
 pub mod folder;
+pub mod glue;
 pub mod host;
 pub mod import;
 pub mod layers;
@@ -31,6 +34,7 @@ pub mod micro_batch;
 pub mod model_folder;
 pub mod optimizer;
 pub mod pace;
+pub mod pareto;
 pub mod progress;
 pub mod report;
 pub mod run;

@@ -34,6 +34,8 @@ pub(crate) enum Mark {
     Line,
     /// A thin line through dots with a tooltip each.
     Dots,
+    /// A dashed line with small dots: what others have published.
+    Reference,
 }
 
 /// One curve.
@@ -58,6 +60,8 @@ pub(crate) struct Chart {
     pub(crate) x_label: &'static str,
     /// Unit of the x axis.
     pub(crate) x_unit: Unit,
+    /// Whether the x axis is logarithmic; every x is then above 0.
+    pub(crate) x_log: bool,
     /// Unit of the y axis.
     pub(crate) y_unit: Unit,
     /// Whether the y axis starts at zero.
@@ -83,8 +87,17 @@ impl Chart {
         let y_max = values().fold(f64::NEG_INFINITY, f64::max);
         let (x_scale, y_scale) =
             (Scale::new(0.0, x_max, 7, self.x_unit), Scale::new(y_min, y_max, 5, self.y_unit));
+        let x_min = points().map(|point| point.0).fold(f64::INFINITY, f64::min);
+        // A logarithmic axis begins a little before the data.
+        let (log_from, log_to) = (x_min.ln() - 0.1, x_max.ln() + 0.1);
         // The x axis ends with the data, the y axis at a tick.
-        let x = |value: f64| LEFT + value / x_max.max(f64::MIN_POSITIVE) * (WIDTH - LEFT - RIGHT);
+        let x = |value: f64| {
+            let share = match self.x_log {
+                true => (value.ln() - log_from) / (log_to - log_from),
+                false => value / x_max.max(f64::MIN_POSITIVE),
+            };
+            LEFT + share * (WIDTH - LEFT - RIGHT)
+        };
         let y = |value: f64| {
             let share = (value - y_scale.from) / (y_scale.to - y_scale.from);
             HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
@@ -102,8 +115,16 @@ impl Chart {
                 write!(svg, r#"<text class="tick end" x="{}" y="{:.1}">{text}</text>"#, LEFT - 8.0, at + 3.5);
         }
         let _ = write!(svg, r#"<path class="axis" d="M{LEFT} {bottom}H{:.1}"/>"#, WIDTH - RIGHT);
-        for tick in x_scale.ticks().filter(|tick| *tick <= x_max * (1.0 + 1e-9)) {
-            let (at, text) = (x(tick), self.x_unit.format(tick, &x_scale));
+        let x_ticks: Vec<(f64, String)> = match self.x_log {
+            true => log_ticks(log_from.exp(), log_to.exp(), self.x_unit),
+            false => x_scale
+                .ticks()
+                .filter(|tick| *tick <= x_max * (1.0 + 1e-9))
+                .map(|tick| (tick, self.x_unit.format(tick, &x_scale)))
+                .collect(),
+        };
+        for (tick, text) in x_ticks {
+            let at = x(tick);
             let _ = write!(svg, r#"<path class="axis" d="M{at:.1} {bottom}v4"/>"#);
             let _ = write!(svg, r#"<text class="tick mid" x="{at:.1}" y="{}">{text}</text>"#, bottom + 17.0);
         }
@@ -137,13 +158,18 @@ impl Chart {
                 format!("{}{:.1} {:.1}", if index == 0 { 'M' } else { 'L' }, x(point.0), y(point.1))
             })
             .collect::<String>();
-        let class = if series.mark == Mark::Dots { "thin" } else { "line" };
+        let class = match series.mark {
+            Mark::Line => "line",
+            Mark::Dots => "thin",
+            Mark::Reference => "dashed",
+        };
         let _ = write!(svg, r#"<path class="{class} c{colour}" d="{path}"/>"#);
-        if series.mark == Mark::Dots {
+        if series.mark != Mark::Line {
+            let radius = if series.mark == Mark::Reference { 1.8 } else { 3.2 };
             for point in &points {
                 let _ = write!(
                     svg,
-                    r#"<circle class="dot c{colour}" cx="{:.1}" cy="{:.1}" r="3.2"><title>{}: {} at {}</title></circle>"#,
+                    r#"<circle class="dot c{colour}" cx="{:.1}" cy="{:.1}" r="{radius}"><title>{}: {} at {}</title></circle>"#,
                     x(point.0),
                     y(point.1),
                     escape(&series.name),
@@ -187,6 +213,21 @@ impl Scale {
     }
 }
 
+/// Ticks of a logarithmic axis: powers of ten, with 2 and 5 times them where there are few.
+fn log_ticks(from: f64, to: f64, unit: Unit) -> Vec<(f64, String)> {
+    let powers = from.log10().floor() as i32..=to.log10().ceil() as i32;
+    let factors: &[f64] = match (to / from).log10() {
+        decades if decades > 4.0 => &[1.0],
+        decades if decades > 1.0 => &[1.0, 2.0, 5.0],
+        _ => &[1.0, 1.5, 2.0, 3.0, 5.0, 7.0],
+    };
+    powers
+        .flat_map(|power| factors.iter().map(move |factor| factor * 10f64.powi(power)))
+        .filter(|tick| (from..=to).contains(tick))
+        .map(|tick| (tick, unit.alone(tick)))
+        .collect()
+}
+
 /// The next of 1, 2, 5 times a power of ten that is at least `rough`.
 fn nice(rough: f64) -> f64 {
     let power = 10f64.powf(rough.log10().floor());
@@ -213,6 +254,19 @@ impl Unit {
             Unit::Seconds if scale.to >= 180.0 => format!("{} min", trim(value / 60.0)),
             Unit::Seconds => format!("{} s", trim(value)),
             Unit::Scientific => format!("{value:.1e}"),
+        }
+    }
+
+    /// A tick's text where neighbours say nothing about the decimals.
+    fn alone(self, value: f64) -> String {
+        match self {
+            Unit::Number if value >= 1e9 => format!("{} B", trim(value / 1e9)),
+            Unit::Number if value >= 1e6 => format!("{} M", trim(value / 1e6)),
+            Unit::Number if value >= 1e3 => format!("{} k", trim(value / 1e3)),
+            Unit::Number if value < 0.01 => format!("{value:e}"),
+            Unit::Number => trim(value),
+            Unit::Scientific => format!("{value:.0e}"),
+            Unit::Share | Unit::Seconds => self.precise(value),
         }
     }
 
@@ -258,6 +312,7 @@ mod tests {
             title: "Loss <train>".into(),
             x_label: "steps",
             x_unit: Unit::Number,
+            x_log: false,
             y_unit: Unit::Number,
             from_zero: false,
             series: vec![Series { colour: 0, name: "a \"run\"".into(), mark: Mark::Dots, points }],
@@ -279,6 +334,18 @@ mod tests {
             let mut chart = chart(points);
             chart.references.clear();
             let svg = chart.svg();
+            assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+        }
+    }
+
+    #[test]
+    fn a_logarithmic_axis_has_round_ticks_and_keeps_all_inside() {
+        let texts =
+            |from, to, unit| log_ticks(from, to, unit).into_iter().map(|tick| tick.1).collect::<Vec<_>>();
+        assert_eq!(texts(0.09, 12.0, Unit::Number), ["0.1", "0.2", "0.5", "1", "2", "5", "10"]);
+        assert_eq!(texts(9e16, 2.1e18, Unit::Scientific), ["1e17", "2e17", "5e17", "1e18", "2e18"]);
+        for points in [vec![(0.1, 2.0)], vec![(0.1, 1.0), (10.0, 2.0)]] {
+            let svg = Chart { x_log: true, references: Vec::new(), ..chart(points) }.svg();
             assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
         }
     }

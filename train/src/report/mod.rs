@@ -3,8 +3,8 @@
 //! The page needs nothing but itself: charts are inline SVG ([`chart`]), styles are inline, there is no script. It
 //! follows light and dark mode and prints.
 
-mod chart;
-mod facts;
+pub(crate) mod chart;
+pub(crate) mod facts;
 mod runs;
 
 use std::path::{Path, PathBuf};
@@ -224,6 +224,7 @@ fn curve(
         title: title.to_owned(),
         x_label,
         x_unit,
+        x_log: false,
         y_unit,
         from_zero: false,
         series,

@@ -6,9 +6,12 @@ mod budget; // runs that end decayed when their budget is used up
 mod checkpoint; // torn, altered and foreign checkpoints
 mod command; // the command line: what it refuses and what it prints
 mod corpus; // shard folders made on the spot
+mod finetune; // people's own data
+mod glue; // GLUE, on tables small enough to be learnt by heart
 mod hugging_face; // folders as Hugging Face lays them out
 mod memory; // micro-batches that fit, and those that do not
 mod optimizer; // Composer's own numbers
 mod port; // import, export, fill, embed, and transformers beside them
+mod pretrained; // a small model to fine-tune
 mod resume; // killed and resumed equals uninterrupted
 mod skip; // steps that are not finite
