@@ -6,6 +6,7 @@ C4 ?=
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
+.PHONY: help demo test bench-ingest bench-encoder bench-ingest-parts bench-gpu bench-glue bench-pareto build libtorch check-tools lint fmt clean-demo
 .PHONY: help demo test test-transformers bench-ingest bench-encoder bench-ingest-parts bench-gpu build libtorch check-tools lint fmt clean-demo
 
 help: ## this list
@@ -54,6 +55,12 @@ bench-ingest: build ## ingest beside the pipelines people use, on the demo corpu
 
 bench-gpu: build ## training steps on this machine's GPU beside plain PyTorch and transformers (PYTHON=... with torch for CUDA and transformers)
 	$(PYTHON) tests/bench/gpu.py
+
+bench-glue: build ## GLUE of the same pretrained model by this program and by transformers, MINILM=DIR GLUE=DIR (PYTHON=... with torch and transformers)
+	$(PYTHON) tests/bench/glue_minilm.py --minilm $(MINILM) --data $(GLUE) --out bench-glue
+
+bench-pareto: build ## MosaicBERT against BERT with the same time, to the Pareto page, SHARDS="DIR..." GLUE=DIR
+	$(PYTHON) tests/bench/pareto.py --shards $(SHARDS) --data $(GLUE) --out bench-pareto --scratch bench-pareto
 
 bench-encoder: build ## the WordPiece encoder alone beside nanotoken's, on C4="FILE..."
 	@tests/bench/setup.sh

@@ -9,6 +9,7 @@ mod glue;
 mod import;
 mod pareto;
 mod recipe;
+mod sweep;
 
 use std::path::PathBuf;
 
@@ -89,6 +90,7 @@ pub(crate) enum Command {
     Finetune(finetune::Finetune),
     Predict(finetune::Predict),
     Pareto(pareto::Pareto),
+    Sweep(sweep::Sweep),
     /// Measure how fast this machine trains, or only loads, and where the time goes
     Bench(Bench),
     Import(Import),

@@ -4,7 +4,8 @@
 //! forward, backward and update ([`step`], [`optimizer`], [`schedule`] over [`pace`]), and every so often it is logged
 //! ([`metrics`], [`progress`]), evaluated ([`eval`]) and saved ([`checkpoint`]). [`config`] says what can be set,
 //! [`layers`] how presets, files and options combine, [`report`] draws what came of it. Trained models are fine-tuned
-//! ([`finetune`]) and measured on GLUE ([`glue`]); [`pareto`] draws that against what training had cost.
+//! ([`finetune`]) and measured on GLUE ([`glue`]); [`pareto`] draws that against what training had
+//! cost, and [`sweep`] trains and compares several configurations.
 //!
 //! A trained model is a [`model_folder`], whoever trained it: [`import`] makes one of Hugging Face's BERT or of a
 //! MosaicBERT, [`export`] goes the other way, [`fill`] and [`embed`] try it out.
@@ -41,6 +42,7 @@ pub mod run;
 pub mod schedule;
 pub mod step;
 pub mod stop;
+pub mod sweep;
 pub mod text;
 
 pub use error::Error;

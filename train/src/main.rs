@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         Some(Command::Finetune(arguments)) => arguments.run(),
         Some(Command::Predict(arguments)) => arguments.run(),
         Some(Command::Pareto(arguments)) => arguments.run(),
+        Some(Command::Sweep(arguments)) => arguments.run(),
         Some(Command::Bench(arguments)) => bench(arguments),
         Some(Command::Import(arguments)) => arguments.run(),
         Some(Command::Export(arguments)) => arguments.run(),

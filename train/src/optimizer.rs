@@ -20,7 +20,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use model::tensor_file::TensorFile;
-use model::{AdamW, MaskedLm};
+use model::{AdamW, MaskedLm, SequenceClassifier};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
@@ -90,11 +90,29 @@ impl DecoupledAdamW {
     pub fn of(config: OptimizerConfig, model: &MaskedLm) -> Result<DecoupledAdamW, Error> {
         let mut optimizer = DecoupledAdamW::new(config, model.parameters().iter());
         if model.is_fused() {
-            let moments: Vec<[&Tensor; 2]> =
-                optimizer.slots.iter().map(|slot| [&slot.first, &slot.second]).collect();
-            optimizer.fused = Some(model.fused_adamw(&moments)?);
+            optimizer.fused = Some(model.fused_adamw(&optimizer.moments())?);
         }
         Ok(optimizer)
+    }
+
+    /// As [`Self::of`], for fine-tuning.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when the card refuses.
+    pub fn of_classifier(
+        config: OptimizerConfig,
+        model: &SequenceClassifier,
+    ) -> Result<DecoupledAdamW, Error> {
+        let mut optimizer = DecoupledAdamW::new(config, model.parameters().iter());
+        if model.is_fused() {
+            optimizer.fused = Some(model.fused_adamw(&optimizer.moments())?);
+        }
+        Ok(optimizer)
+    }
+
+    /// The moments of each parameter.
+    fn moments(&self) -> Vec<[&Tensor; 2]> {
+        self.slots.iter().map(|slot| [&slot.first, &slot.second]).collect()
     }
 
     /// Number of updates done so far (t of the formula). Skipped steps do not count. On the fused path this waits for

@@ -165,6 +165,13 @@ pub enum FinetuneError {
         advice: String,
     },
 
+    /// A process of a sweep has failed; what it says is above.
+    #[error("it ended with {status}; its own words are above")]
+    Process {
+        /// How it ended.
+        status: String,
+    },
+
     /// A sweep's file that cannot be used.
     #[error("{}: {reason}", path.display())]
     Sweep {

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use model::SequenceClassifier;
+use model::torch::Readback;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
@@ -153,13 +154,14 @@ pub fn fit(
     mut epoch_done: impl FnMut(u64, f64),
 ) -> Result<Fitted, Error> {
     let begun = Instant::now();
-    let mut optimizer = DecoupledAdamW::new(settings.optimizer(), model.parameters().iter());
+    let mut optimizer = DecoupledAdamW::of_classifier(settings.optimizer(), model)?;
     let schedule = settings.schedule();
     let steps = settings.steps(examples.len());
     let mut fitted = Fitted { steps, skipped: 0, losses: Vec::new(), seconds: 0.0 };
-    let (mut step, mut streak) = (0, 0);
+    let mut sums = Sums { steps, ..Sums::default() };
+    let mut step = 0;
     for epoch in 0..settings.epochs {
-        let mut losses = Tensor::zeros([2], (Kind::Double, device)); // [2]: sum of losses, steps with a finite one
+        let mut under_way: Option<Readback> = None;
         for batch in order::epoch(examples, settings.order, settings.batch_size, seed, epoch) {
             if stop.requested() {
                 return Err(FinetuneError::Stopped.into());
@@ -175,27 +177,67 @@ pub fn fit(
             }
             let norm = optimizer.gradient_norm()?.to_kind(Kind::Double).view(1); // [1]
             let numbers = Tensor::cat(&[&loss, &norm], 0); // [2]
-            let updates = optimizer.updates();
             let lr = settings.lr * schedule.factor(step as f64 / steps as f64);
             optimizer.step_if_finite(lr, &numbers, &norm)?;
             step += 1;
-            if optimizer.updates() > updates {
-                losses += Tensor::cat(&[&loss, &loss.ones_like()], 0); // [2]
-                streak = 0;
-                continue;
-            }
-            fitted.skipped += 1;
-            streak += 1;
-            if streak == MAX_SKIPPED_IN_A_ROW {
-                return Err(FinetuneError::Diverged { streak, step, steps }.into());
+            // The device works on this step while the host learns how the one before went.
+            if let Some(before) = under_way.replace(Readback::start(&numbers)?) {
+                sums.add(before)?;
             }
         }
-        let mean = losses.double_value(&[0]) / losses.double_value(&[1]).max(1.0);
+        under_way.into_iter().try_for_each(|last| sums.add(last))?;
+        let mean = sums.end_epoch();
         fitted.losses.push(mean);
         epoch_done(epoch + 1, mean);
     }
+    fitted.skipped = sums.skipped;
     fitted.seconds = begun.elapsed().as_secs_f64();
     Ok(fitted)
+}
+
+/// What the host knows of the steps so far.
+#[derive(Default)]
+struct Sums {
+    steps: u64,
+    /// Steps accounted for.
+    step: u64,
+    skipped: u64,
+    streak: u64,
+    /// Of this epoch.
+    loss: f64,
+    /// Steps of this epoch with an update.
+    updates: u64,
+}
+
+impl Sums {
+    /// Adds a step: its loss and the norm of its gradient.
+    fn add(&mut self, numbers: Readback) -> Result<(), Error> {
+        let numbers = numbers.wait()?; // [2]
+        self.step += 1;
+        // The optimizer decided the same, from the same numbers.
+        if numbers.iter().all(|number| number.is_finite()) {
+            self.loss += numbers[0];
+            self.updates += 1;
+            self.streak = 0;
+            return Ok(());
+        }
+        self.skipped += 1;
+        self.streak += 1;
+        match self.streak < MAX_SKIPPED_IN_A_ROW {
+            true => Ok(()),
+            false => {
+                let (streak, step, steps) = (self.streak, self.step, self.steps);
+                Err(FinetuneError::Diverged { streak, step, steps }.into())
+            }
+        }
+    }
+
+    /// The mean loss of the epoch.
+    fn end_epoch(&mut self) -> f64 {
+        let mean = self.loss / self.updates.max(1) as f64;
+        (self.loss, self.updates) = (0.0, 0);
+        mean
+    }
 }
 
 /// The scores of each example, without dropout: `num_labels` numbers each, in the examples' order.

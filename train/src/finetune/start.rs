@@ -1,6 +1,7 @@
 //! What a fine-tuning starts from: a pretrained encoder, whatever head it has.
 
 use std::path::Path;
+use std::sync::Once;
 
 use model::config::Padding;
 use model::{Head, ModelConfig, Parameters, SequenceClassifier};
@@ -21,6 +22,8 @@ pub struct Start {
     pub identity: ModelIdentity,
     /// Its architecture as it is fine-tuned: without computing on padding, which changes no result.
     pub config: ModelConfig,
+    /// Said once: why the fused path cannot be used.
+    reference_path: Once,
 }
 
 impl Start {
@@ -31,7 +34,7 @@ impl Start {
     pub fn open(path: &Path) -> Result<Start, Error> {
         let folder = ModelFolder::open(path, |error| eprintln!("{error}; trying the one before"))?;
         let config = ModelConfig { padding: Padding::Unpadded, ..folder.config.clone() };
-        Ok(Start { identity: folder.identity(Vec::new())?, folder, config })
+        Ok(Start { identity: folder.identity(Vec::new())?, folder, config, reference_path: Once::new() })
     }
 
     /// Refuses examples the model cannot take: longer than its positions reach, pairs where it has one segment, or another
@@ -74,7 +77,16 @@ impl Start {
         let head = Head::Classifier { num_labels };
         let (parameters, _) =
             Parameters::with_head(&self.config, head, tensors, &origin, seed, device, Kind::Float)?;
-        Ok(SequenceClassifier::from_parameters(&self.config, num_labels, parameters, compute_kind)?)
+        let mut model =
+            SequenceClassifier::from_parameters(&self.config, num_labels, parameters, compute_kind)?;
+        if compute_kind == Kind::BFloat16 {
+            if let Err(reason) = model.use_fused_path() {
+                self.reference_path.call_once(|| {
+                    eprintln!("note: fine-tuning on the reference path, which is slower: {reason}");
+                });
+            }
+        }
+        Ok(model)
     }
 
     /// The step of the run it is a checkpoint of, and the samples, tokens and seconds of training until then.
