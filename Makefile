@@ -6,8 +6,7 @@ C4 ?=
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench-ingest bench-encoder bench-ingest-parts bench-gpu bench-glue bench-pareto build libtorch check-tools lint fmt clean-demo
-.PHONY: help demo test test-transformers bench-ingest bench-encoder bench-ingest-parts bench-gpu build libtorch check-tools lint fmt clean-demo
+.PHONY: help demo test bench-ingest bench-encoder bench-ingest-parts bench-gpu bench-glue bench-pareto build libtorch check-tools lint fmt clean-demo test-transformers
 
 help: ## this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

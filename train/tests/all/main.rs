@@ -14,5 +14,5 @@ mod optimizer; // Composer's own numbers
 mod port; // import, export, fill, embed, and transformers beside them
 mod pretrained; // a small model to fine-tune
 mod resume; // killed and resumed equals uninterrupted
-mod skip;
-mod sweep; // several configurations, and the Pareto page // steps that are not finite
+mod skip; // steps that are not finite
+mod sweep; // several configurations, and the Pareto page
