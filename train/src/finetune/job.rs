@@ -163,7 +163,8 @@ impl FinetuneJob {
         path: &Path,
     ) -> Result<(), Error> {
         let notes = vec![format!("fine-tuned on {} with seed {}", self.data.display(), self.seed)];
-        let provenance = ModelProvenance::now("train finetune", &self.data, &[self.data.clone()], notes)?;
+        let provenance =
+            ModelProvenance::now("train finetune", &self.data, std::slice::from_ref(&self.data), notes)?;
         let (config, tokenizer) = (&start.folder.config, start.folder.tokenizer.bytes());
         ModelFolder::write(path, config, tokenizer, model.parameters().iter(), &provenance)?;
         task.write(path)

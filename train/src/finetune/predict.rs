@@ -49,11 +49,8 @@ impl PredictJob {
         let (folder, task) = open_saved(&self.from)?;
         let columns = Columns {
             text: self.text.clone().unwrap_or(task.columns.text),
-            text_pair: match task.columns.text_pair {
-                // A model of pairs needs both.
-                Some(name) => Some(self.text_pair.clone().unwrap_or(name)),
-                None => None,
-            },
+            // A model of pairs needs both.
+            text_pair: task.columns.text_pair.map(|name| self.text_pair.clone().unwrap_or(name)),
             label: task.columns.label,
         };
         let table = Table::read(&self.data, Format::of(&self.data)?)?;

@@ -79,12 +79,12 @@ impl Start {
             Parameters::with_head(&self.config, head, tensors, &origin, seed, device, Kind::Float)?;
         let mut model =
             SequenceClassifier::from_parameters(&self.config, num_labels, parameters, compute_kind)?;
-        if compute_kind == Kind::BFloat16 {
-            if let Err(reason) = model.use_fused_path() {
-                self.reference_path.call_once(|| {
-                    eprintln!("note: fine-tuning on the reference path, which is slower: {reason}");
-                });
-            }
+        if compute_kind == Kind::BFloat16
+            && let Err(reason) = model.use_fused_path()
+        {
+            self.reference_path.call_once(|| {
+                eprintln!("note: fine-tuning on the reference path, which is slower: {reason}");
+            });
         }
         Ok(model)
     }

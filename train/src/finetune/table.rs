@@ -172,8 +172,8 @@ impl Table {
     }
 
     fn read_json_lines(&mut self, text: &str) -> Result<(), String> {
-        let mut rows = 0;
-        for (line, text) in text.lines().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
+        let lines = text.lines().enumerate().filter(|(_, text)| !text.trim().is_empty());
+        for (rows, (line, text)) in lines.enumerate() {
             let line = line + 1;
             let object = match serde_json::from_str(text) {
                 Ok(Value::Object(object)) => object,
@@ -198,9 +198,8 @@ impl Table {
                     return Err(format!("line {line} has the key {name:?} twice"));
                 }
             }
-            rows += 1;
             // A key that a line does not have is null there.
-            self.columns.iter_mut().for_each(|column| column.resize(rows, None));
+            self.columns.iter_mut().for_each(|column| column.resize(rows + 1, None));
         }
         Ok(())
     }

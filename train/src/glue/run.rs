@@ -442,10 +442,10 @@ struct Encoded(RefCell<Option<(Task, std::rc::Rc<EncodedTask>)>>);
 
 impl Encoded {
     fn get(&self, data: &TaskData, start: &Start, seq_len: usize) -> Result<std::rc::Rc<EncodedTask>, Error> {
-        if let Some((task, encoded)) = &*self.0.borrow() {
-            if *task == data.task {
-                return Ok(encoded.clone());
-            }
+        if let Some((task, encoded)) = &*self.0.borrow()
+            && *task == data.task
+        {
+            return Ok(encoded.clone());
         }
         let encode = |texts: &Vec<examples::Text>| examples::encode(texts, &start.folder.tokenizer, seq_len);
         let encoded = std::rc::Rc::new(EncodedTask {
