@@ -134,7 +134,7 @@ pub fn pack<'a>(
         paired |= example.first_segment < example.tokens();
         cu_seqlens.push(ids.len() as i32);
     }
-    let batch = TokenBatch::from_host(&ids, &cu_seqlens, &[], &[], device)?;
+    let batch = TokenBatch::from_host::<i64>(&ids, &cu_seqlens, &[], &[], device)?;
     Ok(if paired { batch.with_token_types(&types) } else { batch })
 }
 
