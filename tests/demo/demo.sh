@@ -48,11 +48,11 @@ $bin/train eval --from $work/tiny --shards $work/shards --json >$work/eval.json
 $bin/train report $work/tiny --out demo/report.html
 python3 tests/demo/summary.py $work demo/report.html
 
-# Sentences of the kind that the corpus is made of.
+# Sentences of the kind that the corpus is made of, and within reach of two minutes of training.
 if [ "$work" = demo/crate-docs ]; then
-    set -- "Licensed under the Apache [MASK], version 2.0." \
-        "Returns an [MASK] if the file does not exist." \
-        "See the documentation for [MASK] details."
+    set -- "Returns [MASK] number of elements in the slice." \
+        "The source is at https:/[MASK]github.com." \
+        "Files are opened by std[MASK]:fs."
 else
     set -- "We would like to thank [MASK] for your help." \
         "He is one of the [MASK] important people in the world." \
