@@ -37,7 +37,7 @@ fn the_mean_of_the_last_checkpoints_is_evaluated_and_not_resumed() {
     let message = fail(bench.command(&["average", "run", "--last", "4", "--out", "more"]));
     assert!(message.contains("run has 3 checkpoints, and the mean of 4 is asked for"), "{message}");
     let message = fail(bench.command(&["average", "run", "--last", "2", "--out", "mean"]));
-    assert!(message.contains("mean exists already"), "{message}");
+    assert!(message.contains("mean is there already"), "{message}");
 }
 
 #[test]
