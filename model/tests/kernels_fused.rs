@@ -28,9 +28,6 @@ const A_FEW_NUMBERS: f64 = 5e-2;
 /// and so have queries and keys of a single token, up to the rounding of float32 sums.
 const GRADIENT_FLOOR: f64 = 2e-5;
 
-/// What bf16 may be off by from float64, relative.
-const BFLOAT16: f64 = 1.5e-2;
-
 fn has_card(test: &str) -> bool {
     let found = model::torch::load_cuda() && model::torch::cuda_available();
     if !found {
@@ -174,7 +171,7 @@ fn compare(
             // The sum of a few rounded differences has no more digits than chance leaves it.
             let granted = if exact.numel() < 8 { granted.max(A_FEW_NUMBERS) } else { granted };
             // A gradient below the floor is rounding and nothing else: of the reference path's it may be all gone.
-            let granted = if norm(exact) < scale { granted.max(BFLOAT16) } else { granted };
+            let granted = if norm(exact) < scale { granted.max(LIMIT) } else { granted };
             // The limit is for parameters as a whole: their parts are held to the reference path's errors.
             let limit = if name.ends_with(')') { f64::INFINITY } else { limit };
             let allowed = (2.0 * by_reference).max(granted).min(limit);
