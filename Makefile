@@ -6,7 +6,7 @@ C4 ?=
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench-ingest bench-encoder bench-ingest-parts bench-gpu bench-glue bench-pareto build libtorch check-tools lint fmt clean-demo test-transformers
+.PHONY: help demo test bench-ingest bench-encoder bench-ingest-parts bench-gpu bench-scaling bench-glue bench-pareto build libtorch check-tools lint fmt clean-demo test-transformers
 
 help: ## this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ bench-glue: build ## GLUE of the same pretrained model by this program and by tr
 
 bench-pareto: build ## MosaicBERT against BERT with the same time, to the Pareto page, SHARDS="DIR..." GLUE=DIR
 	$(PYTHON) tests/bench/pareto.py --shards $(SHARDS) --data $(GLUE) --out bench-pareto --scratch bench-pareto
+
+bench-scaling: build ## data-parallel training on 1, 2, 4, 8 of this machine's GPUs, and what becomes of a killed rank (SHARDS=DIR for the runs)
+	$(PYTHON) tests/bench/scaling.py $(if $(SHARDS),--shards $(SHARDS),--only speed)
 
 bench-encoder: build ## the WordPiece encoder alone beside nanotoken's, on C4="FILE..."
 	@tests/bench/setup.sh

@@ -4,8 +4,11 @@ use std::path::Path;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed=csrc/bridge.h");
-    println!("cargo::rerun-if-changed=csrc/bridge.cpp");
+    for source in
+        ["bridge.h", "bridge.cpp", "distributed.h", "distributed.cpp", "guarded.h", "gloo_declarations"]
+    {
+        println!("cargo::rerun-if-changed=csrc/{source}");
+    }
     // torch-sys publishes its library folder to direct dependents.
     let folder = std::env::var("DEP_TCH_LIBTORCH_LIB").expect("torch-sys says where libtorch lies");
     // A run path (not an rpath) comes after LD_LIBRARY_PATH, so that another libtorch can be put in its place.
@@ -23,6 +26,9 @@ fn main() {
         )
         // Overridden functions have parameters they do not need.
         .flag("-Wno-unused-parameter")
+        // What libtorch's header of Gloo includes; see the folder's README.md.
+        .include("csrc/gloo_declarations")
         .file("csrc/bridge.cpp")
+        .file("csrc/distributed.cpp")
         .compile("bridge");
 }

@@ -22,21 +22,9 @@
 #include <set>
 #include <utility>
 
-namespace {
+#include "guarded.h"
 
-// Runs `body`; an exception becomes the message that is returned.
-template <class Body> char* guarded(Body body) noexcept {
-  try {
-    body();
-    return nullptr;
-  } catch (const c10::Error& error) {
-    return strdup(error.what_without_backtrace());
-  } catch (const std::exception& error) {
-    return strdup(error.what());
-  } catch (...) {
-    return strdup("an exception that is no std::exception");
-  }
-}
+namespace {
 
 std::vector<at::Tensor> tensors_of(const at::Tensor* const* pointers, size_t count) {
   std::vector<at::Tensor> tensors;

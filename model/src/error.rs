@@ -133,6 +133,14 @@ pub enum Error {
         /// The driver's reason.
         message: String,
     },
+    /// An exchange with the other processes of a job failed, usually because one of them is gone.
+    #[error("{operation}: {message}")]
+    Collective {
+        /// What was asked for.
+        operation: &'static str,
+        /// The library's reason.
+        message: String,
+    },
     /// A kernel's source does not compile for the card.
     #[error("{file} does not compile for {architecture}:\n{log}")]
     Kernel {

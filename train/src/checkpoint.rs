@@ -347,7 +347,7 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Model`] or [`Error::OptimizerState`] naming a tensor that does not fit.
     pub fn load_optimizer(&self, optimizer: &mut DecoupledAdamW) -> Result<(), Error> {
-        optimizer.load(&self.path.join(OPTIMIZER), self.state.updates)
+        optimizer.load(Some(&self.path.join(OPTIMIZER)), self.state.updates)
     }
 }
 

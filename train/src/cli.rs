@@ -8,6 +8,7 @@ mod finetune;
 mod glue;
 mod import;
 mod pareto;
+mod ranks;
 mod recipe;
 mod sweep;
 
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use train::bench;
 use train::config::{DeviceChoice, PathChoice};
+use train::distributed::Ranks;
 use train::layers::{DEFAULT_PRESET, resolve};
 
 use self::embed::Embed;
@@ -24,6 +26,8 @@ use self::fill::Fill;
 use self::import::Import;
 pub(crate) use average::Average;
 pub(crate) use recipe::Recipe;
+
+use ranks::RanksArguments;
 
 /// Pretrain a masked language model on packed shards.
 ///
@@ -76,6 +80,8 @@ pub(crate) struct Pretrain {
     pub(crate) device: Option<DeviceArgument>,
     #[command(flatten)]
     pub(crate) recipe: Recipe,
+    #[command(flatten)]
+    pub(crate) ranks: RanksArguments,
 }
 
 #[derive(Debug, Subcommand)]
@@ -177,6 +183,8 @@ pub(crate) struct Bench {
     /// Print one JSON object instead of a table
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) ranks: RanksArguments,
 }
 
 /// `--lengths`.
@@ -229,8 +237,8 @@ impl From<DeviceArgument> for DeviceChoice {
 }
 
 impl Bench {
-    /// What to measure.
-    pub(crate) fn resolve(self) -> Result<bench::Bench, train::Error> {
+    /// What to measure, on the ranks of a job.
+    pub(crate) fn resolve(self, ranks: Ranks) -> Result<bench::Bench, train::Error> {
         let mut sets = self.set;
         let shortcuts = [
             ("train.seq_len", self.seq),
@@ -258,6 +266,7 @@ impl Bench {
             warm_up: self.warm_up,
             steps: self.steps.unwrap_or(if self.data_only { 500 } else { 5 }),
             trace: self.trace,
+            ranks,
         })
     }
 }

@@ -58,6 +58,10 @@ pub struct TrainConfig {
     pub path: PathChoice,
     /// Threads torch uses on the CPU; 0 takes every processor. Another number rounds sums differently.
     pub threads: usize,
+    /// In a job of several ranks: whether each keeps and updates a share of the optimizer's state (ZeRO stage 1) instead of all
+    /// of it. Changes results only by rounding.
+    #[serde(default)]
+    pub shard_optimizer: bool,
     /// Steps between lines of `metrics.jsonl`.
     pub log_every_steps: u64,
     /// This many steps in a row with a loss or gradient that is not finite end the run.

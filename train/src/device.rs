@@ -3,6 +3,7 @@
 use tch::{Device, Kind};
 
 use crate::config::DeviceChoice;
+use crate::distributed::Ranks;
 use crate::error::Error;
 
 /// The device for a choice; `auto` takes CUDA where a card is usable.
@@ -10,9 +11,17 @@ use crate::error::Error;
 /// # Errors
 /// [`Error::NoCuda`] when CUDA is asked for and is not there.
 pub fn choose(choice: DeviceChoice) -> Result<Device, Error> {
+    choose_for(choice, &Ranks::alone())
+}
+
+/// As [`choose`], for a process of a job: each takes a card of its own.
+///
+/// # Errors
+/// Also [`Error::TooFewGpus`].
+pub fn choose_for(choice: DeviceChoice, ranks: &Ranks) -> Result<Device, Error> {
     let cuda = choice != DeviceChoice::Cpu && model::torch::load_cuda() && model::torch::cuda_available();
     match (choice, cuda) {
-        (_, true) => Ok(Device::Cuda(0)),
+        (_, true) => Ok(Device::Cuda(ranks.card(tch::Cuda::device_count().max(0) as usize)?)),
         (DeviceChoice::Cuda, false) => Err(Error::NoCuda),
         (_, false) => Ok(Device::Cpu),
     }

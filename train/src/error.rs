@@ -412,6 +412,55 @@ pub enum Error {
         last_good: String,
     },
 
+    /// The variables of a launcher make no sense.
+    #[error("this process seems to be one of several, but {reason}")]
+    Launch {
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+
+    /// The ranks of a job did not come together.
+    #[error("the job cannot start: {reason}")]
+    Join {
+        /// Who is missing.
+        reason: String,
+    },
+
+    /// The store that ranks meet at cannot be reached.
+    #[error(
+        "there is no store at {address}, where the ranks are to meet ({keeper}); check MASTER_ADDR and MASTER_PORT, and \
+         that the port is free"
+    )]
+    Store {
+        /// Host and port.
+        address: String,
+        /// Who is to keep it.
+        keeper: &'static str,
+        /// c10d's reason.
+        source: Box<model::Error>,
+    },
+
+    /// A machine has fewer GPUs than ranks.
+    #[error(
+        "rank {rank} is number {local_rank} on its machine, counted from 0, and sees {count} GPUs; start as many ranks a \
+         machine as it has GPUs"
+    )]
+    TooFewGpus {
+        /// The rank.
+        rank: usize,
+        /// Its number on its machine.
+        local_rank: usize,
+        /// The GPUs it sees.
+        count: usize,
+    },
+
+    /// The system gives no thread.
+    #[error("no thread can be started")]
+    Threads {
+        /// The reason given by the operating system.
+        source: std::io::Error,
+    },
+
     /// A report needs at least one record.
     #[error("{} has no metrics yet; train for at least `train.log_every_steps` steps first", path.display())]
     NoMetrics {

@@ -14,6 +14,7 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 use crate::checkpoint::Checkpoint;
 use crate::config::DeviceChoice;
 use crate::device;
+use crate::distributed::Ranks;
 use crate::error::Error;
 use crate::feed;
 use crate::metrics::EvalRecord;
@@ -32,22 +33,23 @@ pub struct Evaluation {
     pub masked_tokens: u64,
 }
 
-/// Evaluates `model` on the held-out documents.
+/// Evaluates `model` on the held-out documents. In a job the ranks divide the batches among them.
 ///
 /// # Errors
-/// [`Error::Loader`] when nothing was held out or a shard is damaged.
+/// [`Error::Loader`] when nothing was held out or a shard is damaged; [`Error::Model`] when a rank is gone.
 pub fn evaluate(
     model: &MaskedLm,
     corpus: &Arc<Corpus>,
     config: &HeldOutConfig,
     device: Device,
+    ranks: &Ranks,
 ) -> Result<Evaluation, Error> {
     let _guard = no_grad_guard();
     let mut sums = Tensor::zeros([2], (Kind::Double, device)); // [2]: loss, correct
-    let mut masked_tokens = 0;
-    for batch in held_out_batches(Arc::clone(corpus), config)? {
+    let mut masked_tokens = 0_u64;
+    for (number, batch) in held_out_batches(Arc::clone(corpus), config)?.enumerate() {
         let batch = batch?;
-        if batch.labels.is_empty() {
+        if batch.labels.is_empty() || number % ranks.world_size() != ranks.rank() {
             continue;
         }
         masked_tokens += batch.labels.len() as u64;
@@ -57,7 +59,10 @@ pub fn evaluate(
     }
     let [loss, correct]: [f64; 2] =
         Vec::<f64>::try_from(sums)?.try_into().expect("the tensor has two elements");
-    let count = masked_tokens.max(1) as f64;
+    let mut sums = [loss, correct, masked_tokens as f64];
+    ranks.sum(&mut sums)?;
+    let [loss, correct, masked] = sums;
+    let (masked_tokens, count) = (masked as u64, masked.max(1.0));
     Ok(Evaluation { loss: loss / count, accuracy: correct / count, masked_tokens })
 }
 
@@ -81,7 +86,7 @@ pub fn evaluate_checkpoint(
     device::set_threads(config.train.threads);
     let model = MaskedLm::new(&config.model, config.seed, device, device::compute_kind(device))?;
     checkpoint.load_parameters(model.parameters())?;
-    let evaluation = evaluate(&model, &corpus, &config.held_out_config(), device)?;
+    let evaluation = evaluate(&model, &corpus, &config.held_out_config(), device, &Ranks::alone())?;
     Ok(EvalRecord {
         step: checkpoint.state.step,
         loss: evaluation.loss,

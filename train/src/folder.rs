@@ -55,6 +55,11 @@ impl RunFolder {
         }
     }
 
+    /// The folder of a run that another process has, for messages.
+    pub(crate) fn of_another(path: &Path) -> RunFolder {
+        RunFolder { path: path.to_owned() }
+    }
+
     /// Takes the lock.
     ///
     /// # Errors

@@ -3,9 +3,9 @@
 //! A run is a folder ([`folder`]) and a loop ([`run`]): the loader's batch becomes tensors (`feed`), a step is
 //! forward, backward and update ([`step`], [`optimizer`], [`schedule`] over [`pace`]), and every so often it is logged
 //! ([`metrics`], [`progress`]), evaluated ([`eval`]) and saved ([`checkpoint`]). [`config`] says what can be set,
-//! [`layers`] how presets, files and options combine, [`report`] draws what came of it. Trained models are fine-tuned
-//! ([`finetune`]) and measured on GLUE ([`glue`]); [`pareto`] draws that against what training had
-//! cost, and [`sweep`] trains and compares several configurations.
+//! [`layers`] how presets, files and options combine, [`report`] draws what came of it. Several processes may make a run
+//! together ([`distributed`]). Trained models are fine-tuned ([`finetune`]) and measured on GLUE ([`glue`]); [`pareto`] draws
+//! that against what training had cost, and [`sweep`] trains and compares several configurations.
 //!
 //! A trained model is a [`model_folder`], whoever trained it: [`import`] makes one of Hugging Face's BERT or of a
 //! MosaicBERT, [`export`] goes the other way, [`fill`] and [`embed`] try it out.
@@ -18,6 +18,7 @@ pub mod budget;
 pub mod checkpoint;
 pub mod config;
 pub mod device;
+pub mod distributed;
 pub mod embed;
 pub mod error;
 pub mod eval;

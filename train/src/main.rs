@@ -2,11 +2,14 @@
 
 mod cli;
 
+use std::fmt::Display;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use serde::Serialize;
 use train::checkpoint::{self, Checkpoint};
+use train::distributed::Ranks;
 use train::layers::{PRESETS, Preset, resolve_with};
 use train::model_folder::ModelFolder;
 use train::run::Run;
@@ -43,17 +46,27 @@ fn main() -> ExitCode {
     }
 }
 
-/// Starts, resumes or branches off a run and trains it to its end.
+/// Starts, resumes or branches off a run and trains it to its end, in a job together with the other ranks.
 fn pretrain(arguments: Pretrain) -> Result<()> {
     let stop = Stop::on_signals().context("signals cannot be handled")?;
-    let Pretrain { shards, out, resume, init_from, preset, config, mut set, device, recipe } = arguments;
+    let ranks = arguments.ranks.join()?;
+    let trained = open(arguments, &ranks).and_then(|mut run| Ok(run.train(&stop)?));
+    ranks.leave(trained)
+}
+
+/// The run that is asked for.
+fn open(arguments: Pretrain, ranks: &Ranks) -> Result<Run> {
+    let Pretrain { shards, out, resume, init_from, preset, config, mut set, device, recipe, .. } = arguments;
+    if !ranks.is_first() {
+        return Ok(Run::follow(&shards, ranks)?);
+    }
     let (device, micro_batch) = (device.map(Into::into), recipe.micro_batch_tokens);
-    let mut run = match (resume, recipe.branch_from, out) {
-        (Some(path), ..) => Run::resume(&path, &shards, device, micro_batch)?,
+    let run = match (resume, recipe.branch_from, out) {
+        (Some(path), ..) => Run::resume(&path, &shards, device, micro_batch, ranks)?,
         (None, Some(from), Some(out)) => {
             let decay = recipe.decay.expect("clap asks for --decay where --branch-from is present");
             let trunk = Checkpoint::find(&from, |error| eprintln!("{error}; trying the one before"))?;
-            Run::branch(trunk, &out, &shards, decay, &set, device)?
+            Run::branch(trunk, &out, &shards, decay, &set, device, ranks)?
         }
         (None, None, Some(out)) => {
             set.extend(recipe.budget.map(|budget| format!("train.budget={budget}")));
@@ -65,11 +78,11 @@ fn pretrain(arguments: Pretrain) -> Result<()> {
             if let Some(asked) = micro_batch {
                 micro_batch::resolve(asked, &mut config)?;
             }
-            Run::start(&out, &shards, config, init.as_ref())?
+            Run::start(&out, &shards, config, init.as_ref(), ranks)?
         }
         (None, _, None) => unreachable!("clap asks for --out where --resume is absent"),
     };
-    Ok(run.train(&stop)?)
+    Ok(run)
 }
 
 /// Writes the mean of the newest checkpoints.
@@ -111,15 +124,26 @@ fn write_report(arguments: &cli::Report) -> Result<()> {
 
 /// Measures training or loading.
 fn bench(arguments: cli::Bench) -> Result<()> {
+    let ranks = arguments.ranks.join()?;
     let (data_only, demand, json) = (arguments.data_only, arguments.demand, arguments.json);
-    let bench = arguments.resolve()?;
-    match (data_only, json) {
-        (true, true) => println!("{}", serde_json::to_string(&bench::load(&bench, demand)?)?),
-        (true, false) => print!("{}", bench::load(&bench, demand)?),
-        (false, true) => println!("{}", serde_json::to_string(&bench::train(&bench)?)?),
-        (false, false) => print!("{}", bench::train(&bench)?),
-    }
-    Ok(())
+    let measure = |ranks: Ranks| -> Result<()> {
+        let bench = arguments.resolve(ranks)?;
+        let (table, object) = match data_only {
+            true => shown(&bench::load(&bench, demand)?)?,
+            false => shown(&bench::train(&bench)?)?,
+        };
+        if bench.ranks.is_first() {
+            print!("{}", if json { object + "\n" } else { table });
+        }
+        Ok(())
+    };
+    let measured = measure(ranks.clone());
+    ranks.leave(measured)
+}
+
+/// What was measured, for people and as JSON.
+fn shown(report: &(impl Display + Serialize)) -> Result<(String, String)> {
+    Ok((report.to_string(), serde_json::to_string(report)?))
 }
 
 /// Lists the presets, or prints one.

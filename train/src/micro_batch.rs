@@ -9,6 +9,7 @@ use tch::Device;
 
 use crate::config::Config;
 use crate::device;
+use crate::distributed::Ranks;
 use crate::error::Error;
 use crate::optimizer::DecoupledAdamW;
 use crate::run::build;
@@ -55,7 +56,7 @@ pub fn resolve(asked: MicroBatchTokens, config: &mut Config) -> Result<(), Error
         MicroBatchTokens::Tokens(tokens) => tokens,
         MicroBatchTokens::Auto => {
             let device = device::choose(config.train.device)?;
-            let (model, optimizer) = build(config, device)?;
+            let (model, optimizer) = build(config, device, &Ranks::alone())?;
             let most = if device.is_cuda() { MOST_ON_GPU } else { MOST_ON_CPU };
             let tokens = largest(&model, &optimizer, config, device, most)?.ok_or(Error::NoMicroBatch)?;
             eprintln!("train.micro_batch_tokens = {tokens}: the largest that fits, of the powers of two");
@@ -152,7 +153,7 @@ mod tests {
     fn without_a_limit_of_memory_the_whole_batch_is_one_micro_batch_and_nothing_is_changed() {
         let sets = ["model.vocab_size=128", "model.hidden_size=32", "train.batch_size=3", "train.seq_len=24"];
         let config = layers::resolve("tiny", None, &sets.map(str::to_owned)).unwrap();
-        let (model, optimizer) = build(&config, Device::Cpu).unwrap();
+        let (model, optimizer) = build(&config, Device::Cpu, &Ranks::alone()).unwrap();
         let before: Vec<_> = model.parameters().iter().map(|(_, tensor)| tensor.copy()).collect();
         assert_eq!(largest(&model, &optimizer, &config, Device::Cpu, 1 << 14).unwrap(), Some(128));
         assert_eq!(largest(&model, &optimizer, &config, Device::Cpu, 64).unwrap(), Some(64));

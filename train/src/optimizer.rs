@@ -24,6 +24,7 @@ use model::{AdamW, MaskedLm, SequenceClassifier};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
+use crate::distributed::{Reducer, Shard};
 use crate::error::Error;
 
 /// Elements handled at a time on the CPU: four tensors of 4 bytes each make 1 MiB, a second-level cache.
@@ -54,15 +55,28 @@ pub struct DecoupledAdamW {
     updates: u64,
     /// The update as one kernel, over the moments in `slots`.
     fused: Option<AdamW>,
+    /// What sums the gradients over the ranks of a job.
+    reducer: Option<Reducer>,
+    /// `[elements of this rank's share]` each: the memory of the moments, where the optimizer is sharded.
+    shares: Option<[Tensor; 2]>,
 }
 
-/// One parameter with its moments; all three have the same shape, kind and device.
+/// One parameter with its moments; all three have the same shape, kind and device. Where the optimizer is sharded, a part of one.
 #[derive(Debug)]
 struct Slot {
     name: String,
     parameter: Tensor,
     first: Tensor,
     second: Tensor,
+    /// That of a part.
+    gradient: Option<Tensor>,
+}
+
+impl Slot {
+    /// The gradient, undefined if there is none.
+    fn gradient(&self) -> Tensor {
+        self.gradient.as_ref().map_or_else(|| self.parameter.grad(), Tensor::shallow_clone)
+    }
 }
 
 impl DecoupledAdamW {
@@ -78,17 +92,29 @@ impl DecoupledAdamW {
                 parameter: parameter.shallow_clone(),
                 first: no_grad(|| parameter.zeros_like()),
                 second: no_grad(|| parameter.zeros_like()),
+                gradient: None,
             })
             .collect();
-        DecoupledAdamW { config, slots, updates: 0, fused: None }
+        DecoupledAdamW { config, slots, updates: 0, fused: None, reducer: None, shares: None }
     }
 
-    /// The optimizer of `model`: the fused one where the model is on the fused path.
+    /// The optimizer of `model`: the fused one where the model is on the fused path. In a job of several ranks, `reducer` sums
+    /// the gradients first.
     ///
     /// # Errors
     /// [`Error::Model`] when the card refuses.
-    pub fn of(config: OptimizerConfig, model: &MaskedLm) -> Result<DecoupledAdamW, Error> {
-        let mut optimizer = DecoupledAdamW::new(config, model.parameters().iter());
+    pub fn of(
+        config: OptimizerConfig,
+        model: &MaskedLm,
+        reducer: Option<Reducer>,
+    ) -> Result<DecoupledAdamW, Error> {
+        if let Some((shards, elements)) = reducer.as_ref().filter(|one| one.is_sharded()).map(Reducer::shards)
+        {
+            let optimizer = DecoupledAdamW::sharded(config, model, shards, elements)?;
+            return Ok(DecoupledAdamW { reducer, ..optimizer });
+        }
+        let mut optimizer =
+            DecoupledAdamW { reducer, ..DecoupledAdamW::new(config, model.parameters().iter()) };
         if model.is_fused() {
             optimizer.fused = Some(model.fused_adamw(&optimizer.moments())?);
         }
@@ -115,19 +141,60 @@ impl DecoupledAdamW {
         self.slots.iter().map(|slot| [&slot.first, &slot.second]).collect()
     }
 
+    /// An optimizer over this rank's share of the parameters, of so many elements.
+    fn sharded(
+        config: OptimizerConfig,
+        model: &MaskedLm,
+        shards: Vec<Shard>,
+        elements: usize,
+    ) -> Result<DecoupledAdamW, Error> {
+        let mut optimizer = DecoupledAdamW::new(config, []);
+        let (_, like) = model.parameters().iter().next().expect("a model has parameters");
+        let zeros = || Tensor::f_zeros([elements as i64], (like.kind(), like.device()));
+        let shares = [zeros()?, zeros()?]; // [elements of the share] each
+        for Shard { parameter, range, values, gradient } in shards {
+            let [first, second] =
+                shares.each_ref().map(|share| share.narrow(0, range.start as i64, range.len() as i64)); // [N] each
+            let name = format!("part of parameter {parameter}");
+            optimizer.slots.push(Slot { name, parameter: values, first, second, gradient: Some(gradient) });
+        }
+        if model.is_fused() && !optimizer.slots.is_empty() {
+            let piece = |slot: &Slot| {
+                [
+                    slot.parameter.shallow_clone(),
+                    slot.gradient(),
+                    slot.first.shallow_clone(),
+                    slot.second.shallow_clone(),
+                ]
+            };
+            optimizer.fused = Some(model.fused_adamw_of_pieces(optimizer.slots.iter().map(piece).collect())?);
+        }
+        optimizer.shares = Some(shares);
+        Ok(optimizer)
+    }
+
+    /// What sums the gradients, in a job of several ranks.
+    pub fn reducer(&self) -> Option<&Reducer> {
+        self.reducer.as_ref()
+    }
+
     /// Number of updates done so far (t of the formula). Skipped steps do not count. On the fused path this waits for
     /// the card.
     pub fn updates(&self) -> u64 {
         self.fused.as_ref().map_or(self.updates, AdamW::updates)
     }
 
-    /// Euclidean norm of all gradients together, a scalar on the parameters' device.
+    /// Euclidean norm of all gradients together, a scalar on the parameters' device; of this rank's share where the optimizer is
+    /// sharded.
     ///
     /// # Errors
     /// [`Error::Model`] when there is no gradient at all.
     pub fn gradient_norm(&self) -> Result<Tensor, Error> {
-        let gradients: Vec<Tensor> =
-            self.slots.iter().map(|slot| slot.parameter.grad()).filter(Tensor::defined).collect();
+        let gradients: Vec<Tensor> = self.slots.iter().map(Slot::gradient).filter(Tensor::defined).collect();
+        if let (true, Some([share, _])) = (gradients.is_empty(), &self.shares) {
+            // All of this rank's share is between parameters.
+            return Ok(Tensor::f_zeros([0i64; 0], (share.kind(), share.device()))?);
+        }
         Ok(model::torch::norm(&gradients.iter().collect::<Vec<_>>())?)
     }
 
@@ -149,14 +216,14 @@ impl DecoupledAdamW {
                 scale.where_self(&finite, &scale.zeros_like()) // [1]: not a number times zero is none
             }
         };
-        let Some(fused) = &self.fused else {
-            match factor.f_double_value(&[0])? {
+        match &self.fused {
+            Some(fused) => fused.update(lr, self.config.betas, self.config.eps, self.keep(lr), &factor)?,
+            None => match factor.f_double_value(&[0])? {
                 0.0 => self.zero_gradients(),
                 factor => self.step(lr, factor),
-            }
-            return Ok(());
-        };
-        Ok(fused.update(lr, self.config.betas, self.config.eps, self.keep(lr), &factor)?)
+            },
+        }
+        self.reducer.as_ref().map_or(Ok(()), Reducer::gather_parameters)
     }
 
     /// What weight decay leaves of a weight.
@@ -183,7 +250,7 @@ impl DecoupledAdamW {
         };
         no_grad(|| {
             for slot in &self.slots {
-                let gradient = slot.parameter.grad();
+                let gradient = slot.gradient();
                 if gradient.defined() {
                     update.apply(&slot.parameter, &slot.first, &slot.second, &gradient);
                 }
@@ -195,7 +262,7 @@ impl DecoupledAdamW {
     pub(crate) fn zero_gradients(&self) {
         no_grad(|| {
             for slot in &self.slots {
-                let mut gradient = slot.parameter.grad();
+                let mut gradient = slot.gradient();
                 if gradient.defined() {
                     let _ = gradient.zero_();
                 }
@@ -203,26 +270,58 @@ impl DecoupledAdamW {
         });
     }
 
-    /// Reads the moments that were saved under the names of [`Self::state`] after `updates` updates.
+    /// The moments by name, in parameter order; those of a sharded optimizer are brought together on the CPU of rank 0 by all
+    /// ranks together, and the others get nothing.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when a rank is gone.
+    pub fn whole_state(&self) -> Result<Vec<(String, Tensor)>, Error> {
+        let (Some([first, second]), Some(reducer)) = (&self.shares, &self.reducer) else {
+            return Ok(self.state().map(|(name, tensor)| (name, tensor.shallow_clone())).collect());
+        };
+        let (first, second) = (reducer.gather(first)?, reducer.gather(second)?);
+        let moments = first.into_iter().zip(second);
+        Ok(reducer
+            .parameters()
+            .zip(moments)
+            .flat_map(|((name, _), (first, second))| {
+                let [of_first, of_second] = moment_names(name);
+                [(of_first, first), (of_second, second)]
+            })
+            .collect())
+    }
+
+    /// Reads the moments that were saved under the names of [`Self::state`] after `updates` updates. In a job all ranks call
+    /// it together; only rank 0 needs the file, and the others give none.
     ///
     /// # Errors
     /// [`Error::Model`] when the file cannot be read, [`Error::OptimizerState`] when its tensors are not exactly
     /// those of the parameters.
-    pub fn load(&mut self, path: &Path, updates: u64) -> Result<(), Error> {
-        let mut found: HashMap<String, Tensor> = TensorFile::read(path)?.tensors.into_iter().collect();
-        let refuse = |found, expected| Err(Error::OptimizerState { path: path.to_owned(), found, expected });
-        for (name, own) in self.state() {
-            let Some(read) = found.remove(&name) else {
-                return refuse(format!("no tensor {name}"), "one for each parameter".to_owned());
-            };
-            if (read.size(), read.kind()) != (own.size(), own.kind()) {
-                let describe = |tensor: &Tensor| format!("{:?} {:?}", tensor.kind(), tensor.size());
-                return refuse(format!("tensor {name} is {}", describe(&read)), describe(own));
+    pub fn load(&mut self, path: Option<&Path>, updates: u64) -> Result<(), Error> {
+        match (&self.shares, &self.reducer) {
+            (Some([first, second]), Some(reducer)) => {
+                let moments = match path {
+                    Some(path) => read_moments(path, reducer.parameters())?,
+                    None => Vec::new(),
+                };
+                let (firsts, seconds): (Vec<_>, Vec<_>) = moments.into_iter().unzip();
+                reducer.scatter(&firsts, first)?;
+                reducer.scatter(&seconds, second)?;
             }
-            no_grad(|| own.shallow_clone().f_copy_(&read))?;
-        }
-        if let Some(name) = found.into_keys().min() {
-            return refuse(format!("a tensor {name}"), "only those of the parameters".to_owned());
+            (_, reducer) => {
+                if let Some(path) = path {
+                    let own = self.slots.iter().map(|slot| (slot.name.as_str(), &slot.first));
+                    let moments = read_moments(path, own)?;
+                    for (slot, (first, second)) in self.slots.iter().zip(&moments) {
+                        no_grad(|| slot.first.shallow_clone().f_copy_(first))?;
+                        no_grad(|| slot.second.shallow_clone().f_copy_(second))?;
+                    }
+                }
+                if let Some(reducer) = reducer {
+                    let moments = self.slots.iter().flat_map(|slot| [&slot.first, &slot.second]);
+                    reducer.broadcast(moments.map(Tensor::shallow_clone))?;
+                }
+            }
         }
         self.updates = updates;
         if let Some(fused) = &self.fused {
@@ -234,11 +333,42 @@ impl DecoupledAdamW {
     /// The moments by name, `NAME.exp_avg` (m) and `NAME.exp_avg_sq` (v) for each parameter, in parameter order.
     pub fn state(&self) -> impl Iterator<Item = (String, &Tensor)> {
         self.slots.iter().flat_map(|slot| {
-            [
-                (format!("{}.exp_avg", slot.name), &slot.first),
-                (format!("{}.exp_avg_sq", slot.name), &slot.second),
-            ]
+            let [first, second] = moment_names(&slot.name);
+            [(first, &slot.first), (second, &slot.second)]
         })
+    }
+}
+
+/// What the moments of a parameter are called in files.
+fn moment_names(parameter: &str) -> [String; 2] {
+    [format!("{parameter}.exp_avg"), format!("{parameter}.exp_avg_sq")]
+}
+
+/// The two moments of each of `parameters`, which have its shape and kind, out of a file that holds exactly those.
+fn read_moments<'a>(
+    path: &Path,
+    parameters: impl Iterator<Item = (&'a str, &'a Tensor)>,
+) -> Result<Vec<(Tensor, Tensor)>, Error> {
+    let mut found: HashMap<String, Tensor> = TensorFile::read(path)?.tensors.into_iter().collect();
+    let refuse = |found, expected| Error::OptimizerState { path: path.to_owned(), found, expected };
+    let mut take = |name: String, own: &Tensor| {
+        let Some(read) = found.remove(&name) else {
+            return Err(refuse(format!("no tensor {name}"), "one for each parameter".to_owned()));
+        };
+        if (read.size(), read.kind()) != (own.size(), own.kind()) {
+            let describe = |tensor: &Tensor| format!("{:?} {:?}", tensor.kind(), tensor.size());
+            return Err(refuse(format!("tensor {name} is {}", describe(&read)), describe(own)));
+        }
+        Ok(read)
+    };
+    let mut moments = Vec::new();
+    for (name, own) in parameters {
+        let [first, second] = moment_names(name);
+        moments.push((take(first, own)?, take(second, own)?));
+    }
+    match found.into_keys().min() {
+        Some(name) => Err(refuse(format!("a tensor {name}"), "only those of the parameters".to_owned())),
+        None => Ok(moments),
     }
 }
 
@@ -337,13 +467,13 @@ mod tests {
         tensor_file::write(&path, state.iter().map(|(name, tensor)| (name.as_str(), *tensor))).unwrap();
 
         let mut other = DecoupledAdamW::new(config(), [("p", &p)]);
-        other.load(&path, 1).unwrap();
+        other.load(Some(&path), 1).unwrap();
         assert_eq!(other.updates(), 1);
         assert!(optimizer.state().zip(other.state()).all(|(one, two)| one.1.equal(two.1)));
 
         let wide = parameter(&[1.0, 2.0, 3.0]);
         let refusal = |parameters: Vec<(&str, &Tensor)>| {
-            DecoupledAdamW::new(config(), parameters).load(&path, 1).unwrap_err().to_string()
+            DecoupledAdamW::new(config(), parameters).load(Some(&path), 1).unwrap_err().to_string()
         };
         assert!(refusal(vec![("p", &wide)]).contains("tensor p.exp_avg is Double [2], expected Double [3]"));
         assert!(refusal(vec![("q", &p)]).contains("no tensor q.exp_avg"));

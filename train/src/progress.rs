@@ -12,9 +12,15 @@ pub struct Progress {
     bar: ProgressBar,
     /// The run's number of steps; none as long as it is not known.
     steps: Option<u64>,
+    silent: bool,
 }
 
 impl Progress {
+    /// One that shows nothing, for processes of which another one shows it.
+    pub fn silent() -> Progress {
+        Progress { bar: ProgressBar::hidden(), steps: None, silent: true }
+    }
+
     /// A display for a run of `steps`, if that is known already, of which `done` were made before.
     pub fn new(steps: Option<u64>, done: u64) -> Progress {
         let bar = ProgressBar::with_draw_target(steps, ProgressDrawTarget::stderr_with_hz(5));
@@ -24,7 +30,7 @@ impl Progress {
         bar.set_style(style);
         bar.set_position(done);
         bar.reset_eta();
-        Progress { bar, steps }
+        Progress { bar, steps, silent: false }
     }
 
     /// The run's number of steps has been estimated anew.
@@ -61,6 +67,9 @@ impl Progress {
             100.0 * record.wait_share,
             HumanDuration(Duration::from_secs_f64(left.clamp(0.0, 1e9))),
         );
+        if self.silent {
+            return;
+        }
         if self.bar.is_hidden() {
             eprintln!("step {}  {text}", self.count(record.step));
         } else {
@@ -82,6 +91,9 @@ impl Progress {
 
     /// Prints a line without tearing the bar.
     pub fn line(&self, text: &str) {
+        if self.silent {
+            return;
+        }
         if self.bar.is_hidden() {
             eprintln!("{text}");
         } else {

@@ -2,6 +2,7 @@
 
 mod length;
 mod open;
+mod plan;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,6 +13,7 @@ use tch::Device;
 
 use crate::checkpoint::{Saver, State, Window};
 use crate::config::Config;
+use crate::distributed::Ranks;
 use crate::error::Error;
 use crate::eval;
 use crate::folder::{RunFolder, RunLock};
@@ -29,17 +31,21 @@ pub(crate) use open::{build, check_vocabulary};
 #[derive(Debug)]
 pub struct Run {
     folder: RunFolder,
-    _lock: RunLock,
+    /// In a job rank 0 has it.
+    _lock: Option<RunLock>,
     config: Config,
     corpus: Arc<Corpus>,
     device: Device,
     model: MaskedLm,
     optimizer: DecoupledAdamW,
     state: State,
-    metrics: MetricsWriter,
+    /// In a job rank 0 has them.
+    metrics: Option<MetricsWriter>,
     saver: Saver,
     /// Unigram cross-entropy of the corpus in nats.
     unigram: f64,
+    /// The processes that make the run together.
+    ranks: Ranks,
 }
 
 /// A step that the device is busy with, and the size of its batch.
@@ -91,19 +97,26 @@ impl Run {
     /// A damaged shard, a run that diverges, a checkpoint that cannot be saved. The last good checkpoint stays.
     pub fn train(&mut self, stop: &Stop) -> Result<(), Error> {
         let first = self.state.step;
+        let ranks = self.ranks.clone();
+        let mut progress = match ranks.is_first() {
+            true => Progress::new(self.state.pace.end(), first),
+            false => Progress::silent(),
+        };
         if self.state.pace.ends_at(first) {
-            eprintln!("{} is finished: all {first} steps are done", self.folder.path().display());
+            progress
+                .line(&format!("{} is finished: all {first} steps are done", self.folder.path().display()));
             return Ok(());
         }
-        let mut progress = Progress::new(self.state.pace.end(), first);
+        let _working = ranks.working(first);
         let clock = Clock { begun: Instant::now(), before_s: self.state.elapsed_s };
         let mut watch = Watch::start();
         let mut under_way: Option<UnderWay> = None;
         let (mut feed, mut loader) = self.feed()?;
         loop {
             self.saver.poll()?;
-            let asked = Instant::now();
+            let (asked, reading) = (Instant::now(), ranks.resting());
             let Some(batch) = loader.next().transpose()? else { break };
+            drop(reading);
             watch.waited_s += asked.elapsed().as_secs_f64();
 
             let done = batch.step + 1;
@@ -126,8 +139,9 @@ impl Run {
             if let Some(before) = under_way.replace(UnderWay { launched, samples, tokens, masked }) {
                 self.account(before, &mut watch, &progress)?;
             }
-            let stopping = stop.requested();
             let late = length::is_late(self.config.train.budget, &self.state, done, clock.seconds());
+            // One decision for all ranks: a signal may reach any of them, and the clock is that of rank 0.
+            let [stopping, late] = ranks.any([stop.requested(), late && ranks.is_first()])?;
             let measured = late || self.state.pace.is_due(done) || self.is_marked(done);
             if !(stopping || measured || self.is_due(done) || self.state.pace.ends_at(done)) {
                 continue;
@@ -135,13 +149,13 @@ impl Run {
             let this = under_way.take().expect("it has just been launched");
             last.grad_norm = self.account(this, &mut watch, &progress)?;
             self.state.elapsed_s = clock.seconds();
-            self.measure(late, &mut progress);
+            self.measure(late, &mut progress)?;
             let ends = self.state.pace.ends_at(done);
             if ends || is_due(done, self.config.train.log_every_steps) {
                 self.log(&last, &watch, &progress)?;
                 watch = Watch::start();
             }
-            let paused = Instant::now();
+            let (paused, resting) = (Instant::now(), ranks.resting());
             if ends || is_due(done, self.config.eval.every_steps) {
                 self.evaluate(&progress)?;
             }
@@ -150,6 +164,7 @@ impl Run {
             if ends || stopping || good && is_due(done, self.config.checkpoint.every_steps) {
                 self.save(&clock, paused)?;
             }
+            drop(resting);
             self.state.paused_s += paused.elapsed().as_secs_f64();
             watch.skip(paused);
             if ends {
@@ -186,16 +201,19 @@ impl Run {
     }
 
     /// Begins a measurement, or ends one and estimates from it how many steps are left, where that is due or `late`.
-    fn measure(&mut self, late: bool, progress: &mut Progress) {
+    /// In a job it is the clock of rank 0 that counts.
+    fn measure(&mut self, late: bool, progress: &mut Progress) -> Result<(), Error> {
         let step = self.state.step;
         if late || self.state.pace.is_due(step) {
             let left = length::steps_left(self.config.train.budget, &self.state);
+            let left = self.ranks.from_first(left)?;
             self.state.pace.extend(step, left);
             self.state.mark = self.state.spent();
             progress.set_steps(self.state.pace.end());
         } else if self.is_marked(step) {
             self.state.mark = self.state.spent();
         }
+        Ok(())
     }
 
     /// The loader's settings for the steps that the present leg of the pace decides.
@@ -210,7 +228,9 @@ impl Run {
     fn feed(&self) -> Result<(LoaderConfig, Loader), Error> {
         let (config, leg) = (self.feed_config(), self.state.pace.leg());
         let end = leg.end.filter(|end| *end == leg.until).unwrap_or(u64::MAX);
-        let loader = Loader::start(Arc::clone(&self.corpus), &config, 0, 1, self.state.step, end)?;
+        let (rank, world_size) = (self.ranks.rank(), self.ranks.world_size());
+        let loader =
+            Loader::start(Arc::clone(&self.corpus), &config, rank, world_size, self.state.step, end)?;
         Ok((config, loader))
     }
 
@@ -218,9 +238,12 @@ impl Run {
     /// the end of a diverging run.
     fn account(&mut self, under_way: UnderWay, watch: &mut Watch, progress: &Progress) -> Result<f64, Error> {
         let UnderWay { launched, samples, tokens, masked } = under_way;
+        let waiting = self.ranks.waiting();
         let outcome = launched.outcome()?;
+        drop(waiting);
         let state = &mut self.state;
         state.step += 1;
+        self.ranks.done(state.step);
         state.samples += samples;
         state.tokens += tokens;
         watch.steps += 1;
@@ -250,6 +273,19 @@ impl Run {
     /// The error for a step that memory does not hold: saves what has been trained since step `first` and finds out what
     /// would fit.
     fn too_large(&mut self, source: Error, first: u64, clock: &Clock) -> Error {
+        if self.ranks.is_job() {
+            // The others are in the middle of a step that this rank cannot finish.
+            let (step, last_good) = (self.state.step + 1, self.saver.last_good());
+            let advice = "lower it with --micro-batch-tokens".to_owned();
+            let micro_batch_tokens = self.config.train.micro_batch_tokens;
+            return Error::StepTooLarge {
+                step,
+                micro_batch_tokens,
+                advice,
+                last_good,
+                source: Box::new(source),
+            };
+        }
         self.optimizer.zero_gradients();
         if self.state.step > first
             && let Err(error) = self.save(clock, Instant::now()).and_then(|()| self.saver.wait())
@@ -301,13 +337,13 @@ impl Run {
             elapsed_s: state.elapsed_s,
         };
         progress.train(&record, seconds / watch.steps as f64);
-        self.metrics.write(&Record::Train(record))
+        self.write(Record::Train(record))
     }
 
     /// Evaluates and writes the record.
     fn evaluate(&mut self, progress: &Progress) -> Result<(), Error> {
         let config = self.config.held_out_config();
-        let evaluation = eval::evaluate(&self.model, &self.corpus, &config, self.device)?;
+        let evaluation = eval::evaluate(&self.model, &self.corpus, &config, self.device, &self.ranks)?;
         let record = EvalRecord {
             step: self.state.step,
             loss: evaluation.loss,
@@ -317,7 +353,12 @@ impl Run {
             elapsed_s: self.state.elapsed_s,
         };
         progress.eval(&record);
-        self.metrics.write(&Record::Eval(record))
+        self.write(Record::Eval(record))
+    }
+
+    /// Writes a record, where there is a file for it.
+    fn write(&mut self, record: Record) -> Result<(), Error> {
+        self.metrics.as_mut().map_or(Ok(()), |metrics| metrics.write(&record))
     }
 
     /// Begins to save a checkpoint; the clock has stood at a pause since `paused`.
@@ -328,7 +369,16 @@ impl Run {
         let mut state = self.state.clone();
         state.elapsed_s = clock.seconds();
         state.paused_s += paused.elapsed().as_secs_f64();
-        self.saver.begin(state, self.model.parameters(), &self.optimizer, self.metrics.handle()?)
+        self.begin_to_save(state)
+    }
+
+    /// Begins to save a checkpoint, which rank 0 writes in a job.
+    fn begin_to_save(&mut self, state: State) -> Result<(), Error> {
+        let moments = self.optimizer.whole_state()?;
+        match &self.metrics {
+            Some(metrics) => self.saver.begin(state, self.model.parameters(), &moments, metrics.handle()?),
+            None => Ok(()),
+        }
     }
 }
 

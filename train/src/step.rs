@@ -5,6 +5,7 @@ use model::MaskedLm;
 use model::torch::Readback;
 use tch::{Device, Kind, Tensor};
 
+use crate::distributed::Reducer;
 use crate::error::Error;
 use crate::feed;
 use crate::optimizer::DecoupledAdamW;
@@ -31,6 +32,12 @@ pub fn step_seed(seed: u64, step: u64) -> i64 {
     (z ^ (z >> 31)) as i64
 }
 
+/// The seed of a rank of a job, so that ranks drop different activations; that of rank 0 is the run's. The multiplier, an odd
+/// one, is that of Steele and Vigna's generators of 2021.
+fn rank_seed(seed: u64, rank: usize) -> u64 {
+    seed.wrapping_add((rank as u64).wrapping_mul(0xd134_2543_de82_ef95))
+}
+
 /// A step that was given to the device, and of which the host does not know yet how it went.
 #[derive(Debug)]
 pub struct Launched(Readback);
@@ -52,7 +59,8 @@ impl Launched {
 /// Makes one step with learning rate `lr`.
 ///
 /// Every micro-batch's loss is divided by the masked tokens of the whole batch, so the gradient does not depend on
-/// how the batch was cut. The gradients are zero before and after. On the fused path the host waits for nothing: it can
+/// how the batch was cut. In a job of several ranks each makes its part of the batch, and gradients and numbers are summed: all
+/// ranks make the same update. The gradients are zero before and after. On the fused path the host waits for nothing: it can
 /// prepare the next step while the device is busy with this one.
 ///
 /// # Errors
@@ -65,18 +73,32 @@ pub fn step(
     seed: u64,
     device: Device,
 ) -> Result<Launched, Error> {
-    tch::manual_seed(step_seed(seed, batch.step));
+    let rank = optimizer.reducer().map_or(0, Reducer::rank);
+    tch::manual_seed(step_seed(rank_seed(seed, rank), batch.step));
     let normalizer = batch.masked_tokens.max(1) as f64;
     let mut sums = Tensor::zeros([2], (Kind::Double, device)); // [2]: loss, correct
-    for micro_batch in batch.micro_batches.iter().filter(|micro| !micro.labels.is_empty()) {
+    let micro_batches: Vec<_> = batch.micro_batches.iter().filter(|micro| !micro.labels.is_empty()).collect();
+    for (index, micro_batch) in micro_batches.iter().enumerate() {
         let output = model.loss(&feed::to_device(micro_batch, device)?, true, normalizer)?;
+        if let Some(reducer) = optimizer.reducer() {
+            reducer.ranks().tick();
+            if index + 1 == micro_batches.len() {
+                reducer.arm();
+            }
+        }
         output.backward()?;
         let parts = [output.loss.detach(), output.correct].map(|part| part.to_kind(Kind::Double)); // [] each
         sums += Tensor::stack(&parts, 0); // [2]
     }
+    if let Some(reducer) = optimizer.reducer() {
+        reducer.finish()?;
+    }
     let norm = optimizer.gradient_norm()?.to_kind(Kind::Double).view(1); // [1]
-    let numbers = Tensor::cat(&[sums, norm.shallow_clone()], 0); // [3]
-    optimizer.step_if_finite(lr, &numbers, &norm)?;
+    let numbers = match optimizer.reducer() {
+        Some(reducer) => reducer.numbers(&sums, &norm)?,
+        None => Tensor::cat(&[sums, norm], 0),
+    }; // [3]
+    optimizer.step_if_finite(lr, &numbers, &numbers.narrow(0, 2, 1))?;
     Ok(Launched(Readback::start(&numbers)?))
 }
 
@@ -95,5 +117,9 @@ mod tests {
         let seeds: HashSet<i64> =
             (0..10).flat_map(|seed| (0..1000).map(move |step| step_seed(seed, step))).collect();
         assert_eq!(seeds.len(), 10_000);
+        assert_eq!(rank_seed(17, 0), 17);
+        let seeds: HashSet<i64> =
+            (0..64).flat_map(|rank| (0..100).map(move |step| step_seed(rank_seed(17, rank), step))).collect();
+        assert_eq!(seeds.len(), 6_400);
     }
 }

@@ -47,8 +47,7 @@ impl AdamW {
         }
         let copies: HashMap<usize, Tensor> =
             weights.map(|weight| (address(weight.master()), weight.copy().shallow_clone())).collect();
-        let mut held = Vec::new();
-        let mut table = Vec::new();
+        let mut parts = Vec::new();
         for ((name, parameter), [first, second]) in parameters.iter().zip(moments) {
             let tensors =
                 [parameter.detach(), gradient(parameter)?, first.shallow_clone(), second.shallow_clone()];
@@ -56,21 +55,46 @@ impl AdamW {
                 let reason = format!("a moment of {name} is {odd:?}, expected one like {parameter:?}");
                 return Err(Error::Fused { reason });
             }
+            parts.push((tensors, copies.get(&address(parameter))));
+        }
+        let mut update = AdamW::over(kernels, parts);
+        update._held.extend(copies.into_values());
+        Ok(update)
+    }
+
+    /// Over pieces of parameters, each as it lies in memory with its gradient and its two moments: one-dimensional float32
+    /// tensors of one length. No bf16 copies are kept up to date.
+    ///
+    /// # Errors
+    /// [`Error::Fused`] where the four are not alike.
+    pub(super) fn of_pieces(kernels: &Arc<Kernels>, pieces: Vec<[Tensor; 4]>) -> Result<AdamW, Error> {
+        for piece in &pieces {
+            if let Some(odd) = piece.iter().find(|tensor| !alike(tensor, &piece[0])) {
+                let reason = format!("a piece is {:?} with {odd:?}, expected four alike", piece[0]);
+                return Err(Error::Fused { reason });
+            }
+        }
+        Ok(AdamW::over(kernels, pieces.into_iter().map(|piece| (piece, None)).collect()))
+    }
+
+    /// `parts` are a parameter, its gradient and its moments, which are alike, and its bf16 copy.
+    fn over(kernels: &Arc<Kernels>, parts: Vec<([Tensor; 4], Option<&Tensor>)>) -> AdamW {
+        let mut held = Vec::new();
+        let mut table = Vec::new();
+        for (tensors, copy) in parts {
             let addresses = tensors.each_ref().map(address);
+            let elements = tensors[0].numel();
             held.extend(tensors);
-            let copy = copies.get(&address(parameter));
-            let elements = parameter.numel();
             for at in (0..elements).step_by(PIECE) {
                 table.extend(addresses.map(|address| (address + 4 * at) as i64));
                 table.push(copy.map_or(0, |copy| address(copy) + 2 * at) as i64);
                 table.push(PIECE.min(elements - at) as i64);
             }
         }
-        let device = held[0].device();
+        let device = held.first().map_or(tch::Device::Cpu, Tensor::device);
         let pieces = Tensor::from_slice(&table).view([-1, WORDS as i64]).to_device(device); // [pieces, 6]
-        held.extend(copies.into_values());
         let updates = Tensor::zeros([1], (Kind::Double, device));
-        Ok(AdamW { kernels: kernels.clone(), pieces, updates, _held: held })
+        AdamW { kernels: kernels.clone(), pieces, updates, _held: held }
     }
 
     /// One update, after which the gradients are zero.

@@ -9,7 +9,7 @@ use super::kernels::{Dropout, Kernels, Tables};
 use super::layer::Pass;
 use super::weights::{Weight, add_product};
 use crate::config::PositionEmbedding;
-use crate::torch::{Backward, gradient, node, upload};
+use crate::torch::{Backward, gradient, gradient_complete, node, upload};
 use crate::{Error, Head, ModelConfig, Parameters, TokenBatch};
 
 /// Row 0 of the word embedding, `[PAD]`: it receives no gradient from the input side.
@@ -134,6 +134,7 @@ impl Ends {
                 add_product(&kernels.products, &words, &d_logits.tr(), &scaled)?;
                 let columns = 0..d_logits.size()[1];
                 kernels.add_sums_of(&d_logits, columns, Some(&d_loss), &gradient(&bias)?)?;
+                gradient_complete(&bias)?;
                 Ok(vec![Some(d_y)])
             });
             Ok((vec![loss], backward))
@@ -172,5 +173,6 @@ fn embedding_backward(
     if let (Some((places, _)), Some(positions)) = (&tables.positions, &parameters.positions) {
         kernels.add_to_table(places, &d_sum, &gradient(positions)?, None)?;
     }
-    Ok(())
+    let tables = [&parameters.words, &parameters.types];
+    tables.into_iter().chain(&parameters.positions).chain(&parameters.norm).try_for_each(gradient_complete)
 }

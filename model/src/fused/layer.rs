@@ -19,7 +19,7 @@ use tch::{Kind, Tensor};
 use super::kernels::{ColumnSum, Dropout, Kernels, Sequences};
 use super::weights::{Stack, Weight, add_product};
 use crate::config::{FeedForwardKind, PositionEmbedding};
-use crate::torch::{Backward, gradient, node};
+use crate::torch::{Backward, gradient, gradient_complete, node};
 use crate::{Error, ModelConfig, Parameters};
 
 /// A layer's parameters.
@@ -251,6 +251,22 @@ struct Handles {
     feed_forward_norm: [Tensor; 2],
 }
 
+impl Handles {
+    /// The parameters whose gradients the first part of the backward pass completes.
+    fn second_half(&self) -> impl Iterator<Item = &Tensor> {
+        [&self.up[0], &self.down[0], &self.down_bias]
+            .into_iter()
+            .chain(&self.up_bias)
+            .chain(&self.feed_forward_norm)
+    }
+
+    /// Those that the rest of it completes.
+    fn first_half(&self) -> impl Iterator<Item = &Tensor> {
+        let attention = [&self.attention_out[0], &self.attention_bias];
+        self.qkv.iter().chain(&self.qkv_bias).chain(attention).chain(&self.attention_norm)
+    }
+}
+
 /// What the forward pass keeps for the backward pass.
 struct Kept {
     kernels: Arc<Kernels>,
@@ -300,6 +316,7 @@ fn backward(parameters: &Handles, kept: Kept, d_out: &Tensor) -> Result<Tensor, 
     add_product(products, &parameters.up[0], &d_h.tr(), &kept.middle)?;
     products.add_product(&d_y, &d_h, &parameters.up[1])?; // [R, D]
     drop((d_h, kept.middle));
+    parameters.second_half().try_for_each(gradient_complete)?;
 
     // First half.
     let [gamma, beta] = &parameters.attention_norm;
@@ -346,6 +363,7 @@ fn backward(parameters: &Handles, kept: Kept, d_out: &Tensor) -> Result<Tensor, 
         row += rows;
     }
     products.add_product(&d_x, &d_qkv, &parameters.qkv_copy)?; // [T, D]
+    parameters.first_half().try_for_each(gradient_complete)?;
     Ok(d_x)
 }
 

@@ -141,6 +141,12 @@ impl Fused {
     pub(crate) fn adamw(&self, parameters: &Parameters, moments: &[[&Tensor; 2]]) -> Result<AdamW, Error> {
         AdamW::new(&self.kernels, parameters, self.weights(), moments)
     }
+
+    /// The update of pieces of parameters; see [`AdamW`]. What it writes is to be counted as written
+    /// ([`crate::torch::count_write`]), so that the bf16 copies follow.
+    pub(crate) fn adamw_of_pieces(&self, pieces: Vec<[Tensor; 4]>) -> Result<AdamW, Error> {
+        AdamW::of_pieces(&self.kernels, pieces)
+    }
 }
 
 /// What about the model the kernels are not written for.

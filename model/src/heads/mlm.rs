@@ -129,6 +129,17 @@ impl MaskedLm {
         self.fused.as_ref().ok_or(Error::Fused { reason })?.adamw(&self.parameters, moments)
     }
 
+    /// As [`Self::fused_adamw`], over pieces of parameters: each with its gradient and its two moments as they lie in memory,
+    /// one-dimensional float32 tensors of one length on the card. The bf16 copies follow once the caller has counted the
+    /// update as a write ([`crate::torch::count_write`]).
+    ///
+    /// # Errors
+    /// [`Error::Fused`] on the reference path, or where the four are not alike.
+    pub fn fused_adamw_of_pieces(&self, pieces: Vec<[Tensor; 4]>) -> Result<AdamW, Error> {
+        let reason = "the model is on the reference path".to_owned();
+        self.fused.as_ref().ok_or(Error::Fused { reason })?.adamw_of_pieces(pieces)
+    }
+
     /// The architecture.
     pub fn config(&self) -> &ModelConfig {
         &self.config

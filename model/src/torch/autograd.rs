@@ -1,7 +1,7 @@
 //! A Rust closure as a node of the autograd graph, and what goes with it.
 
 use std::any::Any;
-use std::ffi::{CString, c_char, c_void};
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tch::{Tensor, no_grad};
@@ -94,8 +94,12 @@ unsafe extern "C" fn run(
         Ok(Err(text)) => text,
         Err(panic) => format!("it panicked: {}", panic_text(&*panic)),
     };
-    let text = CString::new(text.replace('\0', " ")).expect("zero bytes were replaced");
-    // SAFETY: a C string; strdup's copy is what the bridge frees.
+    copied(&CString::new(text.replace('\0', " ")).expect("zero bytes were replaced"))
+}
+
+/// A copy that the bridge frees.
+pub(super) fn copied(text: &CStr) -> *mut c_char {
+    // SAFETY: a C string.
     unsafe { libc_strdup(text.as_ptr()) }
 }
 
@@ -105,7 +109,7 @@ unsafe extern "C" {
     fn libc_strdup(text: *const c_char) -> *mut c_char;
 }
 
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
+pub(super) fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message")
 }

@@ -2,7 +2,8 @@
 //!
 //! Three layers: `sys` declares the C functions of `csrc/bridge.h`, `check` turns their messages into errors and their
 //! handles into tensors, and what is public here is safe. `nvrtc` and `driver` compile and launch the kernels of
-//! `csrc/kernels`; `products` are the matrix products between them.
+//! `csrc/kernels`; `products` are the matrix products between them. `distributed` is what several processes need to train
+//! together.
 
 // C functions, foreign libraries and raw device memory: no type system can vouch for them.
 #![allow(unsafe_code)]
@@ -10,6 +11,7 @@
 mod autograd;
 pub(crate) mod cache;
 mod check;
+pub mod distributed;
 pub(crate) mod driver;
 mod memory;
 pub(crate) mod nvrtc;
@@ -17,6 +19,7 @@ pub(crate) mod products;
 mod profile;
 mod readback;
 mod sys;
+mod watch;
 
 pub(crate) use check::caught;
 
@@ -24,6 +27,7 @@ pub use autograd::{Backward, gradient, node, norm, version};
 pub use memory::{MemoryInUse, copy_async, memory_in_use, pinned, reset_peak_memory, upload};
 pub use profile::{Activity, Profile};
 pub use readback::Readback;
+pub use watch::{count_write, gradient_complete, set_gradient, set_memory, watch_gradient};
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 

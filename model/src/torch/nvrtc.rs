@@ -232,7 +232,7 @@ unsafe fn read_out(
 }
 
 /// Where libnvrtc may lie: the folder of the loaded libtorch, and the `nvidia/*/lib` folders beside torch's package.
-fn library_folders() -> Vec<PathBuf> {
+pub(crate) fn library_folders() -> Vec<PathBuf> {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let libtorch = maps
         .lines()

@@ -20,6 +20,9 @@ pub(super) type Release = unsafe extern "C" fn(context: *mut c_void);
 pub(super) type Visit =
     unsafe extern "C" fn(context: *mut c_void, name: *const c_char, start: u64, duration: u64);
 
+/// Is told that a gradient is complete; see `bridge_watch_gradient` in `distributed.h`.
+pub(super) type Told = unsafe extern "C" fn(context: *mut c_void) -> *mut c_char;
+
 unsafe extern "C" {
     pub(super) fn bridge_free_message(message: *mut c_char);
     pub(super) fn bridge_attach(
@@ -60,4 +63,15 @@ unsafe extern "C" {
         allocated: *mut i64,
         peak: *mut i64,
     ) -> *mut c_char;
+    // Of distributed.h.
+    pub(super) fn bridge_set_gradient(leaf: *const C_tensor, gradient: *const C_tensor) -> *mut c_char;
+    pub(super) fn bridge_set_memory(leaf: *const C_tensor, storage: *const C_tensor) -> *mut c_char;
+    pub(super) fn bridge_count_write(tensor: *const C_tensor) -> *mut c_char;
+    pub(super) fn bridge_watch_gradient(
+        leaf: *const C_tensor,
+        context: *mut c_void,
+        told: Option<Told>,
+        release: Release,
+    ) -> *mut c_char;
+    pub(super) fn bridge_gradient_complete(leaf: *const C_tensor) -> *mut c_char;
 }

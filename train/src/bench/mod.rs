@@ -23,8 +23,10 @@ pub use synthetic::Lengths;
 
 use crate::config::{Config, PathChoice};
 use crate::device;
+use crate::distributed::{Ranks, Reducer};
 use crate::error::Error;
 use crate::host::Host;
+use crate::optimizer::DecoupledAdamW;
 use crate::run::{build, check_vocabulary};
 use crate::step::step;
 
@@ -41,8 +43,10 @@ pub struct Bench {
     pub warm_up: u64,
     /// Steps that are timed, at least one.
     pub steps: u64,
-    /// Where to write a Chrome trace of one more step.
+    /// Where to write a Chrome trace of one more step, made by rank 0.
     pub trace: Option<PathBuf>,
+    /// The processes that train together.
+    pub ranks: Ranks,
 }
 
 /// What was measured.
@@ -54,6 +58,10 @@ pub struct Report {
     pub path: PathChoice,
     /// Longest sample in tokens.
     pub seq_len: usize,
+    /// Processes that trained together; rates are those of all of them, unless they say otherwise.
+    pub world_size: usize,
+    /// Whether each of them had a share of the optimizer's state.
+    pub shard_optimizer: bool,
     /// Samples of a step.
     pub batch_size: usize,
     /// Most tokens in a micro-batch.
@@ -66,11 +74,14 @@ pub struct Report {
     pub real_tokens_per_s: f64,
     /// Milliseconds of one step.
     pub step_ms: f64,
-    /// Share of the time that the training loop waited for the loader.
+    /// Share of the time that the training loop of rank 0 waited for the loader.
     pub wait_share: f64,
+    /// Share of the time that training stood still for the exchange of gradients, mean of the ranks: on a GPU, that its stream
+    /// had nothing else to do.
+    pub reduce_wait_share: f64,
     /// TFLOP/s of the model's matrix products ([`ModelConfig::training_flops`]).
     pub model_tflops: f64,
-    /// Those over the card's dense bf16 peak, if the card is a known one.
+    /// Those over the cards' dense bf16 peak, if the card is a known one.
     pub mfu: Option<f64>,
     /// Most GPU memory in use by tensors during the timed steps, in GiB.
     pub peak_memory_gib: Option<f64>,
@@ -86,36 +97,48 @@ pub struct Report {
 /// Those of starting a run; [`Error::Model`] where the fused path is asked for and cannot be taken.
 pub fn train(bench: &Bench) -> Result<Report, Error> {
     let config = &bench.config;
-    let device = device::choose(config.train.device)?;
+    let ranks = &bench.ranks;
+    let device = device::choose_for(config.train.device, ranks)?;
     let (corpus, _folder) = corpus(bench)?;
     check_vocabulary(config, &corpus)?;
-    let (model, mut optimizer) = build(config, device)?;
+    let (model, mut optimizer) = build(config, device, ranks)?;
     let lr = config.optimizer.lr * config.schedule.warmup_fraction.max(0.01);
-    let mut launch = |batch: &StepBatch| step(&model, &mut optimizer, batch, lr, config.seed, device);
+    let launch = |optimizer: &mut DecoupledAdamW, batch: &StepBatch| {
+        step(&model, optimizer, batch, lr, config.seed, device)
+    };
+    let reduced = |optimizer: &DecoupledAdamW| optimizer.reducer().map(Reducer::waited).transpose();
 
     let mut loader = loader(bench, &corpus)?;
     for _ in 0..bench.warm_up {
-        launch(&*take(&mut loader)?)?.outcome()?;
+        launch(&mut optimizer, &*take(&mut loader)?)?.outcome()?;
     }
+    // All begin together.
+    ranks.barrier()?;
+    reduced(&optimizer)?;
+    let working = ranks.working(bench.warm_up);
     if let Device::Cuda(card) = device {
         model::torch::reset_peak_memory(card)?;
     }
     let (start, waited_before) = (Instant::now(), loader.waited());
-    let (mut work, mut samples, mut under_way) = (Work::default(), 0, None);
+    let (mut work, mut samples, mut tokens, mut under_way) = (Work::default(), 0, 0, None);
     for _ in 0..bench.steps {
         let batch = take(&mut loader)?;
-        let launched = launch(&batch)?;
+        let launched = launch(&mut optimizer, &batch)?;
         samples += batch.samples;
+        tokens += batch.tokens;
         for micro_batch in &batch.micro_batches {
             work.add(&micro_batch.cu_seqlens, micro_batch.labels.len());
         }
         if let Some(before) = under_way.replace(launched) {
+            let _waiting = ranks.waiting();
             before.outcome()?;
         }
     }
     under_way.map(|last| last.outcome()).transpose()?;
     let seconds = start.elapsed().as_secs_f64();
+    drop(working);
     let wait_share = (loader.waited() - waited_before).as_secs_f64() / seconds;
+    let reduced = reduced(&optimizer)?.unwrap_or_default().as_secs_f64();
     let peak_memory_gib = match device {
         Device::Cuda(card) => Some(model::torch::memory_in_use(card)?.peak as f64 / f64::from(1 << 30)),
         _ => None,
@@ -125,25 +148,30 @@ pub fn train(bench: &Bench) -> Result<Report, Error> {
     if device.is_cuda() || bench.trace.is_some() {
         let batch = take(&mut loader)?;
         let profile = Profile::start()?;
-        launch(&batch)?.outcome()?;
-        let activities = profile.finish(bench.trace.as_deref())?;
+        launch(&mut optimizer, &batch)?.outcome()?;
+        let activities = profile.finish(bench.trace.as_deref().filter(|_| ranks.is_first()))?;
         if device.is_cuda() {
             let (parts, by_kernel) = parts::split(&activities, 1);
             (parts_ms, kernels) = (Some(parts), by_kernel);
         }
     }
     let card = device.is_cuda().then(|| Host::detect().gpus.into_iter().next()).flatten();
-    let model_tflops = ModelConfig::training_flops(&config.model, work) / seconds / 1e12;
+    let mut sums = [ModelConfig::training_flops(&config.model, work) / seconds / 1e12, reduced / seconds];
+    ranks.sum(&mut sums)?;
+    let ([model_tflops, reduce_wait_shares], world_size) = (sums, ranks.world_size());
     Ok(Report {
-        mfu: card.as_deref().and_then(peak_tflops).map(|peak| model_tflops / peak),
+        mfu: card.as_deref().and_then(peak_tflops).map(|peak| model_tflops / peak / world_size as f64),
         device: card.unwrap_or_else(|| device::name(device).to_owned()),
         path: if model.is_fused() { PathChoice::Fused } else { PathChoice::Reference },
         seq_len: config.train.seq_len,
+        world_size,
+        shard_optimizer: config.train.shard_optimizer,
+        reduce_wait_share: reduce_wait_shares / world_size as f64,
         batch_size: config.train.batch_size,
         micro_batch_tokens: config.train.micro_batch_tokens,
         steps: bench.steps,
         samples_per_s: samples as f64 / seconds,
-        real_tokens_per_s: work.tokens as f64 / seconds,
+        real_tokens_per_s: tokens as f64 / seconds,
         step_ms: seconds * 1e3 / bench.steps as f64,
         wait_share,
         model_tflops,
@@ -181,7 +209,8 @@ fn corpus(bench: &Bench) -> Result<(Arc<Corpus>, Option<TempDir>), Error> {
 }
 
 fn loader(bench: &Bench, corpus: &Arc<Corpus>) -> Result<Loader, Error> {
-    Ok(Loader::start(Arc::clone(corpus), &bench.config.loader_config(), 0, 1, 0, u64::MAX)?)
+    let (rank, world_size) = (bench.ranks.rank(), bench.ranks.world_size());
+    Ok(Loader::start(Arc::clone(corpus), &bench.config.loader_config(), rank, world_size, 0, u64::MAX)?)
 }
 
 fn take(loader: &mut Loader) -> Result<loader::ReadyBatch, Error> {
@@ -216,7 +245,7 @@ mod tests {
             "model.num_hidden_layers=1",
         ];
         let config = resolve("tiny", None, &sets.map(str::to_owned)).unwrap();
-        Bench { config, shards: vec![], lengths, warm_up: 1, steps: 2, trace: None }
+        Bench { config, shards: vec![], lengths, warm_up: 1, steps: 2, trace: None, ranks: Ranks::alone() }
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub struct Parts {
     pub elementwise: f64,
     /// The fused optimizer's update. Updates by torch's operators are counted as elementwise.
     pub optimizer: f64,
+    /// Exchanges between ranks, most of which run beside the others.
+    pub exchange: f64,
     /// Nothing ran: the GPU waited for the host.
     pub waiting: f64,
 }
@@ -46,6 +48,7 @@ fn part_of(kernel: &str) -> &'static str {
         () if has(&ATTENTION_WORDS) => "attention",
         () if has(&PRODUCT_WORDS) => "products",
         () if name == "adamw" => "optimizer",
+        () if name.starts_with("nccl") => "exchange",
         () => "elementwise",
     }
 }
@@ -64,6 +67,7 @@ pub(super) fn split(activities: &[Activity], steps: u64) -> (Parts, Vec<KernelTi
             "attention" => &mut parts.attention,
             "products" => &mut parts.products,
             "optimizer" => &mut parts.optimizer,
+            "exchange" => &mut parts.exchange,
             _ => &mut parts.elementwise,
         } += time;
         let kernel = kernels.entry(&activity.name).or_insert_with(|| KernelTime {
@@ -103,6 +107,7 @@ mod tests {
             ("attention_backward_short", "attention"),
             ("void pytorch_flash::flash_fwd_kernel<...>", "attention"),
             ("adamw", "optimizer"),
+            ("ncclDevKernel_AllReduce_Sum_f32_RING_LL(ncclDevKernelArgsStorage<4096ul>)", "exchange"),
             ("geglu_forward", "elementwise"),
             (
                 "void at::native::vectorized_elementwise_kernel<4, at::native::FillFunctor<float>>",
@@ -123,7 +128,7 @@ mod tests {
         ];
         let (parts, kernels) = split(&activities, 2);
         let expected =
-            Parts { attention: 0.0, products: 5.0, elementwise: 2.0, optimizer: 1.0, waiting: 2.0 };
+            Parts { products: 5.0, elementwise: 2.0, optimizer: 1.0, waiting: 2.0, ..Parts::default() };
         assert_eq!(parts, expected);
         assert_eq!((kernels[0].name.as_str(), kernels[0].count, kernels[0].total_ms), ("nvjet", 2, 5.0));
         assert_eq!(split(&[], 1), (Parts::default(), Vec::new()));

@@ -13,6 +13,10 @@ impl Display for Report {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let path = format!("{:?}", self.path).to_lowercase();
         writeln!(f, "device               {}, {path} path", self.device)?;
+        if self.world_size > 1 {
+            let sharded = if self.shard_optimizer { ", each with a share of the optimizer" } else { "" };
+            writeln!(f, "ranks                {}{sharded}", self.world_size)?;
+        }
         let Report { batch_size, seq_len, micro_batch_tokens, .. } = self;
         writeln!(
             f,
@@ -22,6 +26,9 @@ impl Display for Report {
         writeln!(f, "real tokens          {:.0} a second", self.real_tokens_per_s)?;
         writeln!(f, "a step               {:.1} ms, mean of {}", self.step_ms, self.steps)?;
         writeln!(f, "waiting for data     {:.2} % of the time", 100.0 * self.wait_share)?;
+        if self.world_size > 1 {
+            writeln!(f, "waiting for ranks    {:.2} % of the time", 100.0 * self.reduce_wait_share)?;
+        }
         write!(f, "model arithmetic     {:.3} TFLOP/s", self.model_tflops)?;
         match self.mfu {
             Some(mfu) => writeln!(f, ", {:.1} % of the card's bf16 peak", 100.0 * mfu)?,
@@ -37,6 +44,7 @@ impl Display for Report {
             ("attention", parts.attention),
             ("element-wise", parts.elementwise),
             ("optimizer", parts.optimizer),
+            ("exchange", parts.exchange),
             ("waiting", parts.waiting),
         ] {
             writeln!(f, "  {name:<18} {ms:.2}")?;

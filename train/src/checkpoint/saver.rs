@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use model::Parameters;
+use tch::Tensor;
 
 use super::{Snapshot, State, list, retain, save};
 use crate::config::Config;
 use crate::error::Error;
-use crate::optimizer::DecoupledAdamW;
 
 /// The writer of one run's checkpoints. At most one is being written at a time.
 #[derive(Debug)]
@@ -40,7 +40,8 @@ impl Saver {
         Saver { dir, config, tokenizer: tokenizer.into(), snapshot: None, writing: None }
     }
 
-    /// Begins to save a checkpoint: waits for the one before, copies the tensors and returns. `metrics` is made durable
+    /// Begins to save a checkpoint of `parameters` and the optimizer's `moments`: waits for the one before, copies the tensors
+    /// and returns. `metrics` is made durable
     /// before the checkpoint gets its name.
     ///
     /// # Errors
@@ -50,7 +51,7 @@ impl Saver {
         &mut self,
         state: State,
         parameters: &Parameters,
-        optimizer: &DecoupledAdamW,
+        moments: &[(String, Tensor)],
         metrics: File,
     ) -> Result<(), Error> {
         self.wait()?;
@@ -61,9 +62,9 @@ impl Saver {
         }
         let mut snapshot = match self.snapshot.take() {
             Some(snapshot) => snapshot,
-            None => Snapshot::allocate(parameters, optimizer)?,
+            None => Snapshot::allocate(parameters, moments)?,
         };
-        snapshot.take(parameters, optimizer)?;
+        snapshot.take(parameters, moments)?;
         let (dir, config, tokenizer) = (self.dir.clone(), self.config.clone(), Arc::clone(&self.tokenizer));
         let step = state.step;
         let write = move || {

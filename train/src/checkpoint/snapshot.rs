@@ -8,7 +8,6 @@ use model::{Parameters, tensor_file};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::Error;
-use crate::optimizer::DecoupledAdamW;
 
 /// Copies by name. The memory is used again by the next snapshot; for a GPU it is pinned, so that the card fills it at the
 /// speed of the bus.
@@ -23,13 +22,10 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`Error::Torch`] where there is not enough.
-    pub fn allocate(parameters: &Parameters, optimizer: &DecoupledAdamW) -> Result<Snapshot, Error> {
+    pub fn allocate(parameters: &Parameters, moments: &[(String, Tensor)]) -> Result<Snapshot, Error> {
         Ok(Snapshot {
             model: parameters.iter().map(room).collect::<Result<_, _>>()?,
-            optimizer: optimizer
-                .state()
-                .map(|(name, tensor)| room((&name, tensor)))
-                .collect::<Result<_, _>>()?,
+            optimizer: moments.iter().map(|(name, tensor)| room((name, tensor))).collect::<Result<_, _>>()?,
         })
     }
 
@@ -37,13 +33,13 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`Error::Model`] where the device refuses, also for an error of earlier work.
-    pub fn take(&mut self, parameters: &Parameters, optimizer: &DecoupledAdamW) -> Result<(), Error> {
+    pub fn take(&mut self, parameters: &Parameters, moments: &[(String, Tensor)]) -> Result<(), Error> {
         let mut device = Device::Cpu;
         for ((_, to), (_, from)) in self.model.iter().zip(parameters.iter()) {
             copy_async(to, &from.detach())?;
             device = from.device();
         }
-        for ((_, to), (_, from)) in self.optimizer.iter().zip(optimizer.state()) {
+        for ((_, to), (_, from)) in self.optimizer.iter().zip(moments) {
             copy_async(to, from)?;
         }
         Readback::start(&Tensor::zeros([1], (Kind::Double, device)))?.wait()?;

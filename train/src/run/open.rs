@@ -8,11 +8,13 @@ use loader::Corpus;
 use model::MaskedLm;
 use tch::Device;
 
+use super::plan::{Beginning, Plan};
 use super::{Run, length};
 use crate::budget::Budget;
 use crate::checkpoint::{self, Checkpoint, Identity, Saver, State, Window};
 use crate::config::{Config, DeviceChoice, PathChoice};
 use crate::device;
+use crate::distributed::{Ranks, Reducer};
 use crate::error::Error;
 use crate::eval;
 use crate::folder::{RunFolder, RunLock};
@@ -35,21 +37,28 @@ impl Run {
         shards: &[PathBuf],
         config: Config,
         init: Option<&ModelFolder>,
+        ranks: &Ranks,
     ) -> Result<Run, Error> {
         // Everything that can be wrong is found before anything is written.
         let corpus = Corpus::open(shards)?;
         check_vocabulary(&config, &corpus)?;
         let initial = init.map(|init| init.initial(&config, &corpus)).transpose()?;
-        let device = device::choose(config.train.device)?;
+        let device = device::choose_for(config.train.device, ranks)?;
         let pace = length::pace(&config, &corpus, 0)?;
         let (folder, lock) = RunFolder::create(out)?;
-        let (model, optimizer) = build(&config, device)?;
-        let mut provenance = provenance(&config, describe(&corpus, shards)?, device);
-        provenance.init_from = initial.map(|initial| initial.load(model.parameters())).transpose()?;
+        let data = describe(&corpus, shards)?;
+        let state = State::start(identity(&data), config.seed, pace);
+        let beginning = if initial.is_some() { Beginning::Weights } else { Beginning::New };
+        Plan::of(&folder, &config, &data, &state, beginning).tell(ranks)?;
+        let (model, optimizer) = build(&config, device, ranks)?;
+        let mut provenance = provenance(&config, data, device);
+        if let Some(initial) = initial {
+            provenance.init_from = Some(initial.load(model.parameters())?);
+            optimizer.reducer().map_or(Ok(()), Reducer::share_parameters)?;
+        }
         provenance.write(&folder.provenance())?;
         folder.write_config(&config)?;
-        let state = State::start(identity(&provenance.data), config.seed, pace);
-        Run::assemble(folder, lock, config, corpus, device, model, optimizer, state)
+        Run::assemble(folder, Some(lock), config, corpus, device, model, optimizer, state, ranks)
     }
 
     /// A new run in `out` that goes on from the checkpoint `trunk` of another one, whose learning rate is at its peak, and
@@ -65,6 +74,7 @@ impl Run {
         decay: Budget,
         sets: &[String],
         device: Option<DeviceChoice>,
+        ranks: &Ranks,
     ) -> Result<Run, Error> {
         let step = trunk.state.step;
         let progress = trunk.state.pace.progress(step);
@@ -92,24 +102,25 @@ impl Run {
         check_vocabulary(&config, &corpus)?;
         let data = describe(&corpus, &shards)?;
         trunk.check(&config, identity(&data))?;
-        let device = device::choose(config.train.device)?;
+        let device = device::choose_for(config.train.device, ranks)?;
         let pace = length::pace(&config, &corpus, step)?;
         let (folder, lock) = RunFolder::create(out)?;
-        let (model, mut optimizer) = build(&config, device)?;
-        trunk.load_parameters(model.parameters())?;
-        trunk.load_optimizer(&mut optimizer)?;
-        let mut provenance = provenance(&config, data, device);
-        provenance.branched_from = Some(fs::canonicalize(&trunk.path).unwrap_or_else(|_| trunk.path.clone()));
-        provenance.write(&folder.provenance())?;
-        let mut state = trunk.state;
+        let mut state = trunk.state.clone();
         state.pace = pace;
         (state.origin, state.mark) = (state.spent(), state.spent());
         (state.skipped_in_a_row, state.window) = (0, Window::default());
         state.files.clear();
+        Plan::of(&folder, &config, &data, &state, Beginning::Branch).tell(ranks)?;
+        let (model, mut optimizer) = build(&config, device, ranks)?;
+        load(Some(&trunk), &state, &model, &mut optimizer)?;
+        let mut provenance = provenance(&config, data, device);
+        provenance.branched_from = Some(fs::canonicalize(&trunk.path).unwrap_or_else(|_| trunk.path.clone()));
+        provenance.write(&folder.provenance())?;
         folder.write_config(&config)?;
-        let mut run = Run::assemble(folder, lock, config, corpus, device, model, optimizer, state)?;
+        let mut run =
+            Run::assemble(folder, Some(lock), config, corpus, device, model, optimizer, state, ranks)?;
         // From here on the branch needs its trunk no more, whatever happens.
-        run.saver.begin(run.state.clone(), run.model.parameters(), &run.optimizer, run.metrics.handle()?)?;
+        run.begin_to_save(run.state.clone())?;
         run.saver.wait()?;
         eprintln!("branched from {} at step {step}", trunk.path.display());
         Ok(run)
@@ -127,6 +138,7 @@ impl Run {
         shards: &[PathBuf],
         device: Option<DeviceChoice>,
         micro_batch: Option<MicroBatchTokens>,
+        ranks: &Ranks,
     ) -> Result<Run, Error> {
         let folder = RunFolder::open(path)?;
         let lock = folder.lock()?;
@@ -142,48 +154,93 @@ impl Run {
         let corpus = Corpus::open(&shards)?;
         check_vocabulary(&config, &corpus)?;
         let data = describe(&corpus, &shards)?;
-        let device = device::choose(config.train.device)?;
+        let device = device::choose_for(config.train.device, ranks)?;
         fs::create_dir_all(folder.checkpoints())
             .map_err(|source| Error::Write { path: folder.checkpoints(), source })?;
         checkpoint::remove_unfinished(&folder.checkpoints())?;
         let found = checkpoint::latest(path, |error| eprintln!("{error}; trying the one before"))?;
-        let (model, mut optimizer) = build(&config, device)?;
-        let state = match found {
+        let (state, beginning) = match &found {
             Some(checkpoint) => {
                 checkpoint.check(&config, identity(&data))?;
-                checkpoint.load_parameters(model.parameters())?;
-                checkpoint.load_optimizer(&mut optimizer)?;
-                eprintln!("resuming from {}", checkpoint.path.display());
-                checkpoint.state
+                (checkpoint.state.clone(), Beginning::Checkpoint)
             }
             None => {
                 if let Some(trunk) = &provenance.branched_from {
                     return Err(Error::LostBranch { path: path.to_owned(), trunk: trunk.clone() });
                 }
                 eprintln!("{} has no checkpoint yet; starting from step 0", path.display());
-                State::start(identity(&data), config.seed, length::pace(&config, &corpus, 0)?)
+                let pace = length::pace(&config, &corpus, 0)?;
+                (State::start(identity(&data), config.seed, pace), Beginning::New)
             }
         };
+        Plan::of(&folder, &config, &data, &state, beginning).tell(ranks)?;
+        let (model, mut optimizer) = build(&config, device, ranks)?;
+        if let Some(checkpoint) = &found {
+            load(found.as_ref(), &state, &model, &mut optimizer)?;
+            eprintln!("resuming from {}", checkpoint.path.display());
+        }
         let program = host::PROGRAM.to_owned();
         provenance.resumptions.push(Resumption { step: state.step, at: host::now(), program });
         provenance.data = data;
         provenance.write(&folder.provenance())?;
-        Run::assemble(folder, lock, config, corpus, device, model, optimizer, state)
+        Run::assemble(folder, Some(lock), config, corpus, device, model, optimizer, state, ranks)
+    }
+
+    /// The run that rank 0 of a job starts, branches off or resumes, on a rank other than 0: nothing of it lies here but the
+    /// shards, for which `shards` says where if not where rank 0 has them.
+    ///
+    /// # Errors
+    /// [`Error::Join`] when the shards are others than rank 0's; shards that cannot be read; no such device.
+    pub fn follow(shards: &[PathBuf], ranks: &Ranks) -> Result<Run, Error> {
+        let plan = Plan::hear(ranks)?;
+        let (config, state) = (plan.config()?, plan.state);
+        let shards = if shards.is_empty() { &plan.shards } else { shards };
+        let corpus = Corpus::open(shards)?;
+        check_vocabulary(&config, &corpus)?;
+        let found = describe(&corpus, shards)?.manifest_blake3;
+        if found != state.manifest_blake3 {
+            let reason = format!(
+                "rank {} reads other shards than rank 0: their manifest is {found}, that of rank 0 is {}",
+                ranks.rank(),
+                state.manifest_blake3
+            );
+            return Err(Error::Join { reason });
+        }
+        let device = device::choose_for(config.train.device, ranks)?;
+        let (model, mut optimizer) = build(&config, device, ranks)?;
+        match plan.beginning {
+            Beginning::New => {}
+            Beginning::Weights => optimizer.reducer().map_or(Ok(()), Reducer::share_parameters)?,
+            Beginning::Checkpoint | Beginning::Branch => load(None, &state, &model, &mut optimizer)?,
+        }
+        let folder = RunFolder::of_another(&plan.folder);
+        let mut run = Run::assemble(folder, None, config, corpus, device, model, optimizer, state, ranks)?;
+        if plan.beginning == Beginning::Branch {
+            run.begin_to_save(run.state.clone())?;
+        }
+        Ok(run)
     }
 
     #[expect(clippy::too_many_arguments, reason = "the fields of the structure, collected in two ways")]
     fn assemble(
         folder: RunFolder,
-        lock: RunLock,
+        lock: Option<RunLock>,
         config: Config,
         corpus: Arc<Corpus>,
         device: Device,
         model: MaskedLm,
         optimizer: DecoupledAdamW,
         state: State,
+        ranks: &Ranks,
     ) -> Result<Run, Error> {
-        let metrics = MetricsWriter::resume(&folder.metrics(), state.step)?;
-        let unigram = eval::unigram(&corpus, config.loader.policy, config.train.seq_len)?;
+        let (metrics, unigram) = match &lock {
+            Some(_) => {
+                let unigram = eval::unigram(&corpus, config.loader.policy, config.train.seq_len)?;
+                (Some(MetricsWriter::resume(&folder.metrics(), state.step)?), unigram)
+            }
+            // Rank 0 writes.
+            None => (None, 0.0),
+        };
         let saver = Saver::new(folder.checkpoints(), config.clone(), corpus.tokenizer_json());
         Ok(Run {
             folder,
@@ -197,6 +254,7 @@ impl Run {
             metrics,
             saver,
             unigram,
+            ranks: ranks.clone(),
         })
     }
 }
@@ -220,21 +278,50 @@ fn provenance(config: &Config, data: Data, device: Device) -> Provenance {
     }
 }
 
-/// Model and optimizer of a configuration, with initial weights.
-pub(crate) fn build(config: &Config, device: Device) -> Result<(MaskedLm, DecoupledAdamW), Error> {
+/// Model and optimizer of a configuration, with initial weights; in a job the same on all ranks, which call it together.
+pub(crate) fn build(
+    config: &Config,
+    device: Device,
+    ranks: &Ranks,
+) -> Result<(MaskedLm, DecoupledAdamW), Error> {
     device::set_threads(config.train.threads);
     let mut model = MaskedLm::new(&config.model, config.seed, device, device::compute_kind(device))?;
     match config.train.path {
         PathChoice::Fused => model.use_fused_path()?,
         PathChoice::Auto if device.is_cuda() => {
-            if let Err(reason) = model.use_fused_path() {
+            if let Err(reason) = model.use_fused_path()
+                && ranks.is_first()
+            {
                 eprintln!("note: training on the reference path, which is slower: {reason}");
             }
         }
         PathChoice::Auto | PathChoice::Reference => {}
     }
-    let optimizer = DecoupledAdamW::of(config.optimizer.clone(), &model)?;
+    let reducer = match ranks.is_job() {
+        true => Some(Reducer::new(ranks, model.parameters(), device, config.train.shard_optimizer)?),
+        false => None,
+    };
+    let optimizer = DecoupledAdamW::of(config.optimizer.clone(), &model, reducer)?;
     Ok((model, optimizer))
+}
+
+/// Loads weights and moments; in a job all ranks call it together, and only rank 0 has the checkpoint.
+fn load(
+    checkpoint: Option<&Checkpoint>,
+    state: &State,
+    model: &MaskedLm,
+    optimizer: &mut DecoupledAdamW,
+) -> Result<(), Error> {
+    if let Some(checkpoint) = checkpoint {
+        checkpoint.load_parameters(model.parameters())?;
+    }
+    if let Some(reducer) = optimizer.reducer() {
+        reducer.share_parameters()?;
+    }
+    match checkpoint {
+        Some(checkpoint) => checkpoint.load_optimizer(optimizer),
+        None => optimizer.load(None, state.updates),
+    }
 }
 
 /// Refuses shards whose ids the model has no rows for.

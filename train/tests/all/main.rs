@@ -4,8 +4,10 @@ mod average; // the mean of checkpoints
 mod branch; // a decay that branches off a long run
 mod budget; // runs that end decayed when their budget is used up
 mod checkpoint; // torn, altered and foreign checkpoints
+mod cluster; // the examples for clusters
 mod command; // the command line: what it refuses and what it prints
 mod corpus; // shard folders made on the spot
+mod distributed; // several ranks over loopback
 mod finetune; // people's own data
 mod glue; // GLUE, on tables small enough to be learnt by heart
 mod hugging_face; // folders as Hugging Face lays them out

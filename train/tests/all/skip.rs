@@ -23,7 +23,7 @@ fn config() -> Config {
 /// Model, optimizer and loader as a run has them.
 fn parts(config: &Config, shards: &Path) -> (MaskedLm, DecoupledAdamW, Loader) {
     let model = MaskedLm::new(&config.model, config.seed, Device::Cpu, Kind::Float).unwrap();
-    let optimizer = DecoupledAdamW::of(config.optimizer.clone(), &model).unwrap();
+    let optimizer = DecoupledAdamW::of(config.optimizer.clone(), &model, None).unwrap();
     let loader_config: LoaderConfig = config.loader_config();
     let corpus: Arc<Corpus> = Corpus::open(&[shards]).unwrap();
     (model, optimizer, Loader::start(corpus, &loader_config, 0, 1, 0, 3).unwrap())

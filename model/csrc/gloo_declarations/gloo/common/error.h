@@ -1,0 +1,2 @@
+// See ../../README.md. Nothing of this header is used.
+#pragma once
