@@ -1,12 +1,11 @@
 //! Unpadded masked batches: samples gathered from the map, masked, and cut into micro-batches by a budget of tokens.
 
-use std::ops::Range;
-
-use crate::config::{LoaderConfig, MaskRate};
-use crate::corpus::{FRAME_TOKENS, Samples};
+use crate::config::{LoaderConfig, MaskRate, invalid};
+use crate::corpus::{self, FRAME_TOKENS, Samples};
+use crate::cut::{count_micro_batches, cut_micro_batches, cut_ranks};
 use crate::error::Error;
-use crate::mask::{Draw, Masker, Room};
-use crate::plan::{Plan, SampleId, Window, share};
+use crate::mask::{Continuations, Draw, Masker, Room};
+use crate::plan::{self, Plan, SampleId};
 use crate::shard::Tokens;
 use crate::slot::{Buffer, Cutter, Region};
 
@@ -100,12 +99,17 @@ pub(crate) struct SlotSize {
 }
 
 impl SlotSize {
-    /// Enough for `samples` samples of up to `seq_len` tokens, however long each is.
-    fn of(micro_batch_tokens: usize, samples: usize, seq_len: usize) -> Self {
-        let each = MicroBatchSize::of(micro_batch_tokens, samples, seq_len);
-        // All but the last are filled until the next sample does not fit, so to more than the budget less a sample.
+    /// Enough for a rank's part of a batch of up to `batch_size` samples of up to `seq_len` tokens, however long each is.
+    fn of(micro_batch_tokens: usize, batch_size: usize, world_size: usize, seq_len: usize) -> Self {
+        let in_all = batch_size.saturating_mul(seq_len);
+        // An equal share and the longest sample, as `cut_ranks` says.
+        let tokens = (in_all / world_size).saturating_add(seq_len).min(in_all);
+        let samples = batch_size.min(tokens / FEWEST_TOKENS).max(1);
+        let each = MicroBatchSize::of(micro_batch_tokens.min(tokens), samples, seq_len);
+        // A greedy cut fills all but the last until the next sample does not fit, so to more than the budget less a
+        // sample; the cut that is made is into no more micro-batches than the greedy one needs for the largest part.
         let least = (micro_batch_tokens.saturating_add(1)).saturating_sub(seq_len).max(FEWEST_TOKENS);
-        let micro_batches = samples.min(samples.saturating_mul(seq_len) / least + 1);
+        let micro_batches = samples.min(tokens / least + 1);
         Self { micro_batches, each }
     }
 
@@ -200,7 +204,19 @@ pub(crate) struct Assembler {
 }
 
 impl Assembler {
-    pub(crate) fn new(samples: Samples, seed: u64, micro_batch_tokens: usize) -> Self {
+    /// For training.
+    fn new(samples: Samples, config: &LoaderConfig) -> Result<Self, Error> {
+        let continuations =
+            config.whole_word_masking.then(|| Continuations::of(samples.corpus())).transpose()?;
+        let mut assembler = Self::of_tokens(samples, config.seed, config.micro_batch_tokens);
+        if let Some(continuations) = continuations {
+            assembler.masker = assembler.masker.whole_words(continuations);
+        }
+        Ok(assembler)
+    }
+
+    /// Masks tokens one by one, whatever word they belong to.
+    pub(crate) fn of_tokens(samples: Samples, seed: u64, micro_batch_tokens: usize) -> Self {
         let tokenizer = samples.corpus().tokenizer();
         Self {
             masker: Masker::new(seed, tokenizer),
@@ -256,28 +272,51 @@ impl Assembler {
         Ok(())
     }
 
-    /// The tokens of a sample and how many of them masking chooses.
-    fn count(&self, draw: &Draw, id: SampleId, text: Tokens<'_>) -> Result<(u64, u64), Error> {
+    /// How many tokens of a sample masking chooses.
+    fn count(&self, draw: &Draw, id: SampleId, text: Tokens<'_>) -> Result<u64, Error> {
         let masked = self.masker.count(draw, id, text);
         if masked.largest >= self.vocab_size {
             return Err(self.samples.outside_vocabulary(id.sample, masked.largest)?);
         }
-        Ok(((text.len() + FRAME_TOKENS) as u64, masked.chosen as u64))
+        Ok(masked.chosen as u64)
     }
 
-    /// Calls `each` for the samples in order, a few of them looked up at a time.
+    /// Looks up where samples lie: `places` and the running sum of their lengths, which starts with zero.
+    fn look_up(
+        &self,
+        ids: &[SampleId],
+        places: &mut Vec<corpus::Place>,
+        ends: &mut Vec<u64>,
+    ) -> Result<(), Error> {
+        places.clear();
+        ends.clear();
+        let mut end = 0;
+        ends.push(end);
+        for ids in ids.chunks(AHEAD) {
+            ids.iter().for_each(|id| self.samples.touch(id.sample));
+            for id in ids {
+                let place = self.samples.place(id.sample)?;
+                end += place.len() as u64;
+                places.push(place);
+                ends.push(end);
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls `each` for the samples in order, the texts of a few of them fetched at a time.
     fn for_each(
         &self,
         ids: &[SampleId],
+        places: &[corpus::Place],
         mut each: impl FnMut(SampleId, Tokens<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        for ids in ids.chunks(AHEAD) {
-            ids.iter().for_each(|id| self.samples.touch(id.sample));
+        for (ids, places) in ids.chunks(AHEAD).zip(places.chunks(AHEAD)) {
             let mut texts = [Tokens::U16(&[]); AHEAD];
-            for (text, id) in texts.iter_mut().zip(ids) {
-                *text = self.text(*id)?;
+            for (text, place) in texts.iter_mut().zip(places) {
+                *text = self.samples.text(*place)?;
+                text.touch();
             }
-            texts[..ids.len()].iter().for_each(Tokens::touch);
             for (id, text) in ids.iter().zip(texts) {
                 each(*id, text)?;
             }
@@ -292,12 +331,22 @@ pub(crate) struct StepBuilder {
     assembler: Assembler,
     plan: Plan,
     mask_rate: MaskRate,
-    /// This rank's part of the global batch.
-    share: Range<usize>,
+    rank: usize,
+    world_size: usize,
     slot_size: SlotSize,
-    ids: Vec<SampleId>,
+    scratch: Scratch,
+}
+
+/// What [`StepBuilder::build`] works with, kept for its memory.
+#[derive(Clone, Debug, Default)]
+struct Scratch {
     /// Where the last batch ended in the order.
-    window: Option<Window>,
+    place: plan::Place,
+    ids: Vec<SampleId>,
+    places: Vec<corpus::Place>,
+    ends: Vec<u64>,
+    ranks: Vec<usize>,
+    cuts: Vec<usize>,
 }
 
 impl StepBuilder {
@@ -307,15 +356,23 @@ impl StepBuilder {
         rank: usize,
         world_size: usize,
     ) -> Result<Self, Error> {
-        let share = share(config.batch_size, rank, world_size)?;
+        if rank >= world_size {
+            return Err(invalid("rank", rank, "less than the number of ranks"));
+        }
+        let plan = Plan::new(&samples.parts(config.batch_tokens > 0)?, config)?;
+        if world_size > plan.smallest_batch() {
+            let found = plan.smallest_batch();
+            return Err(invalid("the smallest batch in samples", found, "at least one sample for each rank"));
+        }
+        let seq_len = samples.seq_len();
         Ok(Self {
-            plan: Plan::new(samples.len(), config)?,
-            slot_size: SlotSize::of(config.micro_batch_tokens, share.len(), samples.seq_len()),
-            assembler: Assembler::new(samples, config.seed, config.micro_batch_tokens),
+            slot_size: SlotSize::of(config.micro_batch_tokens, plan.largest_batch(), world_size, seq_len),
+            assembler: Assembler::new(samples, config)?,
+            plan,
             mask_rate: config.mask_rate,
-            share,
-            ids: Vec::new(),
-            window: None,
+            rank,
+            world_size,
+            scratch: Scratch::default(),
         })
     }
 
@@ -330,40 +387,47 @@ impl StepBuilder {
 
     /// Makes `batch` the batch of a step.
     pub(crate) fn build(&mut self, step: u64, batch: &mut StepBatch) -> Result<(), Error> {
-        self.plan.samples_with(&mut self.window, step, &mut self.ids);
+        let Self { assembler, scratch, .. } = self;
+        let Scratch { place, ids, places, ends, ranks, cuts } = scratch;
+        let epoch = self.plan.samples_from(place, step, ids);
+        assembler.look_up(ids, places, ends)?;
+        cut_ranks(ends, self.world_size, ranks);
+        let budget = assembler.micro_batch_tokens as u64;
+        // As many on every rank, as far as their samples allow: ranks wait for each other.
+        let count = ranks.windows(2).map(|of| count_micro_batches(ends, of[0]..of[1], budget)).max();
+        let share = ranks[self.rank]..ranks[self.rank + 1];
+        cut_micro_batches(ends, share.clone(), budget, count.unwrap_or(1), cuts);
         let rate = self.mask_rate.at(step);
-        let assembler = &self.assembler;
         let draw = assembler.draw(rate);
 
         batch.clear();
-        assembler.for_each(&self.ids[self.share.clone()], |id, text| {
+        let (mut at, mut next_cut) = (share.start, 0);
+        assembler.for_each(&ids[share.clone()], &places[share.clone()], |id, text| {
             let micro_batch = match batch.micro_batches.last_mut() {
-                Some(last) if assembler.fits(text, last) => last,
-                _ => batch.begin_micro_batch(),
+                Some(last) if at != cuts[next_cut - 1] => last,
+                _ => {
+                    next_cut += 1;
+                    batch.begin_micro_batch()
+                }
             };
+            at += 1;
             assembler.push(&draw, id, text, micro_batch)
         })?;
-        let (mut tokens, mut masked_tokens) = (0, 0);
-        for micro_batch in &batch.micro_batches {
-            tokens += micro_batch.input_ids.len() as u64;
-            masked_tokens += micro_batch.labels.len() as u64;
-        }
+        let mut masked_tokens: u64 = batch.micro_batches.iter().map(|micro| micro.labels.len() as u64).sum();
         // The loss is divided by the masked tokens of all ranks. Counting them here costs each rank a fraction of what
         // one worker can do, and saves the trainer a message between all ranks at every step.
-        for others in [&self.ids[..self.share.start], &self.ids[self.share.end..]] {
-            assembler.for_each(others, |id, text| {
-                let (sample_tokens, sample_masked) = assembler.count(&draw, id, text)?;
-                tokens += sample_tokens;
-                masked_tokens += sample_masked;
+        for others in [0..share.start, share.end..ids.len()] {
+            assembler.for_each(&ids[others.clone()], &places[others], |id, text| {
+                masked_tokens += assembler.count(&draw, id, text)?;
                 Ok(())
             })?;
         }
         batch.step = step;
-        batch.epoch = self.plan.epoch(step);
+        batch.epoch = epoch;
         batch.mask_rate = rate;
         batch.masked_tokens = masked_tokens;
-        batch.samples = self.ids.len() as u64;
-        batch.tokens = tokens;
+        batch.samples = ids.len() as u64;
+        batch.tokens = ends[ids.len()];
         Ok(())
     }
 }
@@ -376,23 +440,33 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Whatever the lengths of the samples and the budget, the cuts fit the slot.
+        /// Whatever the lengths of the samples, the budget and the number of ranks, the cuts fit the slot.
         #[test]
         fn a_slot_has_room_for_every_cut(
-            seq_len in 3..40usize, budget in 1..200usize, lengths in vec(any::<usize>(), 1..60),
+            seq_len in 3..40usize, budget in 1..200usize, lengths in vec(any::<usize>(), 1..60), world_size in 1..9usize,
         ) {
-            let lengths: Vec<usize> =
-                lengths.into_iter().map(|len| FEWEST_TOKENS + len % (seq_len - FRAME_TOKENS)).collect();
-            let size = SlotSize::of(budget, lengths.len(), seq_len);
-            let (mut micro_batches, mut tokens, mut samples) = (0, 0, 0);
-            for len in lengths {
-                if micro_batches == 0 || tokens + len > budget {
-                    (micro_batches, tokens, samples) = (micro_batches + 1, 0, 0);
+            let ends: Vec<u64> = std::iter::once(0)
+                .chain(lengths.iter().scan(0, |end, len| {
+                    *end += (FEWEST_TOKENS + len % (seq_len - FRAME_TOKENS)) as u64;
+                    Some(*end)
+                }))
+                .collect();
+            let world_size = world_size.min(lengths.len());
+            let size = SlotSize::of(budget, lengths.len(), world_size, seq_len);
+            let (mut ranks, mut cuts) = (Vec::new(), Vec::new());
+            cut_ranks(&ends, world_size, &mut ranks);
+            let counts = ranks.windows(2).map(|of| count_micro_batches(&ends, of[0]..of[1], budget as u64));
+            let count = counts.max().unwrap();
+            for of in ranks.windows(2) {
+                cut_micro_batches(&ends, of[0]..of[1], budget as u64, count, &mut cuts);
+                prop_assert!(cuts.len() <= size.micro_batches);
+                let mut start = of[0];
+                for &cut in &cuts {
+                    prop_assert!(ends[cut] - ends[start] <= size.each.tokens as u64);
+                    prop_assert!(cut - start <= size.each.samples);
+                    start = cut;
                 }
-                (tokens, samples) = (tokens + len, samples + 1);
-                prop_assert!(tokens <= size.each.tokens && samples <= size.each.samples);
             }
-            prop_assert!(micro_batches <= size.micro_batches);
         }
     }
 }

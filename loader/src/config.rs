@@ -14,6 +14,8 @@ pub const DEFAULT_MICRO_BATCH_TOKENS: usize = 16_384;
 pub const DEFAULT_MASK_RATE: f64 = 0.30;
 /// Default of [`LoaderConfig::seed`].
 pub const DEFAULT_SEED: u64 = 17;
+/// Default of [`LoaderConfig::batch_warmup_from`].
+pub const DEFAULT_BATCH_WARMUP_FROM: f64 = 0.1;
 /// Default of [`LoaderConfig::workers`].
 pub const DEFAULT_WORKERS: usize = 2;
 /// Default of [`LoaderConfig::slots`].
@@ -40,6 +42,9 @@ pub enum SamplePolicy {
 }
 
 /// The fraction of tokens chosen for prediction: a number, or `{ from, to, steps }`.
+///
+/// A line from 0.30 to 0.15 over the whole training reaches the same downstream scores in about half the steps that a
+/// constant 0.15 takes: Ankner et al., "Dynamic Masking Rate Schedules for MLM Pretraining", 2023.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "a mask rate is a number such as 0.3 or a table { from, to, steps }")]
 pub enum MaskRate {
@@ -105,11 +110,19 @@ pub struct LoaderConfig {
     pub policy: SamplePolicy,
     /// Samples in the global batch, that is over all ranks. 4096: MosaicBERT's.
     pub batch_size: usize,
+    /// Tokens in the global batch, on average over the steps, in place of `batch_size`. 0: `batch_size` counts.
+    pub batch_tokens: usize,
+    /// Steps over which the batch grows in a straight line to its full size. 0: none, as MosaicBERT.
+    pub batch_warmup_steps: u64,
+    /// Size of the batch at step 0 of that, as a fraction of the full one.
+    pub batch_warmup_from: f64,
     /// Most tokens in one micro-batch; a sample longer than this is a micro-batch of its own.
     /// 16,384: 128 full samples of 128 tokens, MosaicBERT's micro-batch on 40 GB.
     pub micro_batch_tokens: usize,
     /// Fraction of the tokens chosen for prediction. 0.30: MosaicBERT's.
     pub mask_rate: MaskRate,
+    /// Whether all tokens of a word are chosen or none, which needs a WordPiece tokenizer. No: as MosaicBERT.
+    pub whole_word_masking: bool,
     /// Decides order and masks. 17: MosaicBERT's.
     pub seed: u64,
     /// Threads that gather and mask. 2: one is fast enough for eight GPUs, the second hides the first one's page faults.
@@ -129,8 +142,12 @@ impl Default for LoaderConfig {
             seq_len: DEFAULT_SEQ_LEN,
             policy: SamplePolicy::default(),
             batch_size: DEFAULT_BATCH_SIZE,
+            batch_tokens: 0,
+            batch_warmup_steps: 0,
+            batch_warmup_from: DEFAULT_BATCH_WARMUP_FROM,
             micro_batch_tokens: DEFAULT_MICRO_BATCH_TOKENS,
             mask_rate: MaskRate::default(),
+            whole_word_masking: false,
             seed: DEFAULT_SEED,
             workers: DEFAULT_WORKERS,
             slots: DEFAULT_SLOTS,
@@ -139,6 +156,9 @@ impl Default for LoaderConfig {
         }
     }
 }
+
+/// Largest batch in samples or tokens, and longest warm-up in steps: keeps products of them within 128 bits.
+const MOST_IN_A_BATCH: u64 = u32::MAX as u64;
 
 impl LoaderConfig {
     /// Refuses values outside their range.
@@ -149,8 +169,20 @@ impl LoaderConfig {
         check_seq_len(self.seq_len)?;
         check_micro_batch_tokens(self.micro_batch_tokens)?;
         self.mask_rate.validate()?;
+        let most = MOST_IN_A_BATCH;
+        for (field, value, least) in [("batch_size", self.batch_size, 1), ("batch_tokens", self.batch_tokens, 0)] {
+            if !(least..=most as usize).contains(&value) {
+                return Err(invalid(field, value, "1 to 4294967295"));
+            }
+        }
+        if self.batch_warmup_steps > most {
+            return Err(invalid("batch_warmup_steps", self.batch_warmup_steps, "0 to 4294967295"));
+        }
+        let from = self.batch_warmup_from;
+        if !(from > 0.0 && from <= 1.0) {
+            return Err(invalid("batch_warmup_from", from, "above 0 and at most 1, a fraction of the full batch"));
+        }
         let at_least_one = [
-            ("batch_size", self.batch_size as u64),
             ("workers", self.workers as u64),
             ("slots", self.slots as u64),
             ("shuffle_block", self.shuffle_block),
@@ -247,6 +279,10 @@ mod tests {
             ("mask_rate", LoaderConfig { mask_rate: MaskRate::Constant(f64::NAN), ..ok.clone() }),
             ("mask_rate", LoaderConfig { mask_rate: too_high, ..ok.clone() }),
             ("batch_size", LoaderConfig { batch_size: 0, ..ok.clone() }),
+            ("batch_tokens", LoaderConfig { batch_tokens: 1 << 40, ..ok.clone() }),
+            ("batch_warmup_steps", LoaderConfig { batch_warmup_steps: 1 << 40, ..ok.clone() }),
+            ("batch_warmup_from", LoaderConfig { batch_warmup_from: 0.0, ..ok.clone() }),
+            ("batch_warmup_from", LoaderConfig { batch_warmup_from: f64::NAN, ..ok.clone() }),
             ("workers", LoaderConfig { workers: 0, ..ok.clone() }),
             ("slots", LoaderConfig { slots: 0, ..ok.clone() }),
             ("shuffle_block", LoaderConfig { shuffle_block: 0, ..ok.clone() }),

@@ -1,16 +1,30 @@
 //! The documents of one or several shard folders as one numbered whole, and the samples cut from them.
 
+use std::collections::HashSet;
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 
-use crate::config::{SamplePolicy, check_seq_len};
+use crate::batch_size::TOKEN_FRACTION;
+use crate::config::{SamplePolicy, check_seq_len, invalid};
 use crate::error::Error;
+use crate::folder::{self, ShardFolder};
+use crate::plan::Part;
 use crate::shard::{Manifest, Shard, ShardEntry, TokenizerInfo, Tokens};
 
 /// Documents a block of the index that counts samples, where a document can be several. Small enough that walking half
 /// a block costs less than masking the sample, at half a byte a document.
 const INDEX_BLOCK: u64 = 16;
+
+/// Samples whose lengths are averaged: enough for a mean that is right to a fifth of a percent where lengths vary by a
+/// quarter, and a second of reading from a disk that has none of them in memory.
+const MEASURED: u64 = 1 << 14;
+
+/// Threads that open shards, and the number of shards that one thread opens as fast.
+const OPENERS: usize = 8;
+const OPENED_ALONE: usize = 64;
 
 /// Tokens of a sample that are not text: `[CLS]` and `[SEP]`.
 pub(crate) const FRAME_TOKENS: usize = 2;
@@ -28,6 +42,11 @@ pub enum Split {
 #[derive(Debug)]
 pub struct Corpus {
     manifests: Vec<Manifest>,
+    /// The share of each folder, where they have one.
+    weights: Option<Vec<f64>>,
+    /// The number of the first shard of each folder, then the number of shards.
+    folder_starts: Vec<usize>,
+    /// The content of the first folder's tokenizer file.
     tokenizer_json: Vec<u8>,
     shards: Vec<Shard>,
     /// The number of the first training document of each shard, then their total.
@@ -43,26 +62,38 @@ impl Corpus {
     /// # Errors
     /// What is wrong with the first folder, file or header that is wrong: see [`Error`].
     pub fn open<P: AsRef<Path>>(dirs: &[P]) -> Result<Arc<Self>, Error> {
+        let folders: Vec<ShardFolder> = dirs.iter().map(|dir| dir.as_ref().to_owned().into()).collect();
+        Self::open_weighted(&folders)
+    }
+
+    /// As [`open`](Corpus::open), with a weight for each folder or for none. Weights decide what training batches hold;
+    /// documents are numbered as without them.
+    ///
+    /// # Errors
+    /// Those of [`open`](Corpus::open); [`Error::Config`] when only some folders have a weight, or a folder is named twice.
+    pub fn open_weighted(folders: &[ShardFolder]) -> Result<Arc<Self>, Error> {
         let mut corpus = Self {
             manifests: Vec::new(),
+            weights: folder::weights(folders)?,
+            folder_starts: vec![0],
             tokenizer_json: Vec::new(),
             shards: Vec::new(),
             train_starts: vec![0],
             held_out_starts: vec![0],
         };
+        check_distinct(folders)?;
         let (mut train, mut held_out) = (0u64, 0u64);
-        for dir in dirs {
-            let dir = dir.as_ref();
+        for ShardFolder { path: dir, .. } in folders {
             let manifest = Manifest::read(dir)?;
             let tokenizer_json = read_tokenizer(dir, &manifest.tokenizer)?;
-            if let Some(first) = corpus.manifests.first() {
-                check_same_tokenizer((dirs[0].as_ref(), &first.tokenizer), (dir, &manifest.tokenizer))?;
-            } else {
-                corpus.tokenizer_json = tokenizer_json;
+            match corpus.manifests.first() {
+                Some(first) => {
+                    check_same_tokenizer((&folders[0].path, &first.tokenizer), (dir, &manifest.tokenizer))?;
+                    check_same_held_out((&folders[0].path, first), (dir, &manifest))?;
+                }
+                None => corpus.tokenizer_json = tokenizer_json,
             }
-            for entry in &manifest.shards {
-                let shard = Shard::open(&dir.join(&entry.file))?;
-                check_shard(&shard, entry, &manifest)?;
+            for shard in open_shards(dir, &manifest)? {
                 // Each document needs eight bytes of a file, so these sums are far from overflow.
                 train += shard.documents() - shard.held_out();
                 held_out += shard.held_out();
@@ -71,6 +102,7 @@ impl Corpus {
                 corpus.shards.push(shard);
             }
             corpus.manifests.push(manifest);
+            corpus.folder_starts.push(corpus.shards.len());
         }
         if corpus.manifests.is_empty() {
             return Err(Error::Config {
@@ -87,14 +119,19 @@ impl Corpus {
         &self.manifests
     }
 
+    /// The share of each folder in a batch, where they have weights.
+    pub fn weights(&self) -> Option<&[f64]> {
+        self.weights.as_deref()
+    }
+
+    /// The content of the tokenizer file of all folders.
+    pub fn tokenizer_json(&self) -> &[u8] {
+        &self.tokenizer_json
+    }
+
     /// The tokenizer of all folders.
     pub fn tokenizer(&self) -> &TokenizerInfo {
         &self.manifests[0].tokenizer
-    }
-
-    /// The `tokenizer.json` that lies in each folder.
-    pub fn tokenizer_json(&self) -> &[u8] {
-        &self.tokenizer_json
     }
 
     /// The shards of all folders, in the order of their documents.
@@ -123,7 +160,7 @@ impl Corpus {
     /// [`Error::OutOfRange`] when there is no such document, [`Error::Corrupt`] when its offsets are wrong.
     pub fn document(&self, split: Split, index: u64) -> Result<Tokens<'_>, Error> {
         let (shard, document) = self.locate(split, index)?;
-        shard.tokens(document)
+        self.shards[shard].tokens(document)
     }
 
     /// The samples that a policy cuts from the documents of a split.
@@ -150,8 +187,14 @@ impl Corpus {
         Ok(Samples { corpus: Arc::clone(self), split, body, index, len })
     }
 
-    /// The shard of a document and its number there.
-    fn locate(&self, split: Split, index: u64) -> Result<(&Shard, u64), Error> {
+    /// Numbers of the documents of each folder.
+    fn folders(&self, split: Split) -> impl Iterator<Item = Range<u64>> {
+        let starts = self.starts(split);
+        self.folder_starts.windows(2).map(move |shards| starts[shards[0]]..starts[shards[1]])
+    }
+
+    /// The number of a document's shard and the document's number there.
+    fn locate(&self, split: Split, index: u64) -> Result<(usize, u64), Error> {
         let starts = self.starts(split);
         // The last start that is not above the index: shards without a document of this split share their start with
         // the next one, and are passed over.
@@ -163,7 +206,7 @@ impl Corpus {
             Split::Train => 0,
             Split::HeldOut => shard.documents() - shard.held_out(),
         };
-        Ok((shard, first + (index - starts[at])))
+        Ok((at, first + (index - starts[at])))
     }
 
     fn starts(&self, split: Split) -> &[u64] {
@@ -212,17 +255,88 @@ impl Samples {
         self.body + FRAME_TOKENS
     }
 
+    /// What a plan must know of them: all together, or each folder by itself where folders have weights. Their lengths
+    /// are looked up when `measured`, which a batch counted in tokens needs, and zero else.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a folder that has a weight and no samples, [`Error::Corrupt`] when offsets are wrong.
+    pub fn parts(&self, measured: bool) -> Result<Vec<Part>, Error> {
+        let part = |range: Range<u64>, weight| {
+            let samples = range.end - range.start;
+            Ok(Part { samples, weight, mean_len: if measured { self.mean_len(range)? } else { 0.0 } })
+        };
+        let Some(weights) = self.corpus.weights() else {
+            return Ok(vec![part(0..self.len, 1.0)?]);
+        };
+        let folders = self.corpus.folders(self.split).zip(weights);
+        folders
+            .map(|(documents, &weight)| {
+                let range = self.first_of(documents.start)?..self.first_of(documents.end)?;
+                if range.is_empty() {
+                    return Err(invalid("a weight of --shards", weight, "none for a folder without training documents"));
+                }
+                part(range, weight)
+            })
+            .collect()
+    }
+
+    /// The mean length of samples in tokens, `[CLS]` and `[SEP]` included, from at most [`MEASURED`] of them, which are
+    /// spread evenly; nothing when there are none.
+    fn mean_len(&self, range: Range<u64>) -> Result<f64, Error> {
+        let count = range.end - range.start;
+        let measured = count.min(MEASURED);
+        let mut tokens = 0u64;
+        for index in 0..measured {
+            let sample = range.start + (u128::from(index) * u128::from(count) / u128::from(measured)) as u64;
+            tokens += self.place(sample)?.len() as u64;
+        }
+        let fraction = tokens as f64 / measured.max(1) as f64;
+        Ok((fraction * TOKEN_FRACTION as f64).round() / TOKEN_FRACTION as f64)
+    }
+
+    /// The number of a document's first sample; of the document after the last, the number of samples.
+    fn first_of(&self, document: u64) -> Result<u64, Error> {
+        let Some(index) = &self.index else { return Ok(document) };
+        if document == self.corpus.documents(self.split) {
+            return Ok(self.len);
+        }
+        let block = document / INDEX_BLOCK;
+        let mut sample = index.starts[block as usize];
+        for before in block * INDEX_BLOCK..document {
+            let (shard, at) = self.corpus.locate(self.split, before)?;
+            sample += self.corpus.shards[shard].document_len(at)?.div_ceil(self.body) as u64;
+        }
+        Ok(sample)
+    }
+
     /// The piece of text of a sample: 1 to `seq_len - 2` tokens.
     ///
     /// # Errors
     /// [`Error::OutOfRange`] when there is no such sample, [`Error::Corrupt`] when offsets are wrong.
     pub fn get(&self, sample: u64) -> Result<Tokens<'_>, Error> {
+        self.text(self.place(sample)?)
+    }
+
+    /// Where the text of a sample lies.
+    ///
+    /// # Errors
+    /// As [`get`](Samples::get).
+    pub(crate) fn place(&self, sample: u64) -> Result<Place, Error> {
         if sample >= self.len {
             return Err(Error::OutOfRange { what: "sample", index: sample, count: self.len });
         }
-        let (document, piece) = self.place(sample)?;
-        let start = piece * self.body;
-        Ok(self.corpus.document(self.split, document)?.slice(start..start + self.body))
+        let (shard, document, piece) = self.piece(sample)?;
+        let range = self.corpus.shards[shard].range(document)?;
+        let start = range.start + piece * self.body as u64;
+        let text = range.end.saturating_sub(start).min(self.body as u64);
+        Ok(Place { start, shard: shard as u32, text: text as u32 })
+    }
+
+    /// The text at a place.
+    #[inline]
+    pub(crate) fn text(&self, place: Place) -> Result<Tokens<'_>, Error> {
+        let Place { start, shard, text } = place;
+        self.corpus.shards[shard as usize].tokens_in(start..start + u64::from(text))
     }
 
     /// Reads where the document of a sample begins, when that takes no search: a loop over several samples lets their
@@ -231,37 +345,55 @@ impl Samples {
         if self.index.is_none()
             && let Ok((shard, document)) = self.corpus.locate(self.split, sample)
         {
-            shard.touch(document);
+            self.corpus.shards[shard].touch(document);
         }
     }
 
     /// The error for a token of a sample that no tokenizer of this vocabulary gives.
     pub(crate) fn outside_vocabulary(&self, sample: u64, token: u32) -> Result<Error, Error> {
-        let (document, _) = self.place(sample)?;
-        let (shard, document) = self.corpus.locate(self.split, document)?;
+        let (shard, document, _) = self.piece(sample)?;
+        let path = self.corpus.shards[shard].path().to_owned();
         let vocab_size = self.corpus.tokenizer().vocab_size;
-        Ok(Error::TokenOutsideVocabulary { path: shard.path().to_owned(), document, token, vocab_size })
+        Ok(Error::TokenOutsideVocabulary { path, document, token, vocab_size })
     }
 
-    /// The document of a sample and which piece of it the sample is.
-    fn place(&self, sample: u64) -> Result<(u64, usize), Error> {
-        let Some(index) = &self.index else { return Ok((sample, 0)) };
+    /// The shard of a sample, its document there, and which piece of it the sample is.
+    fn piece(&self, sample: u64) -> Result<(usize, u64, u64), Error> {
+        let Some(index) = &self.index else {
+            let (shard, document) = self.corpus.locate(self.split, sample)?;
+            return Ok((shard, document, 0));
+        };
         let block = index.starts.partition_point(|start| *start <= sample) - 1;
         let mut piece = sample - index.starts[block];
         let first = block as u64 * INDEX_BLOCK;
         let (mut shard, mut at) = self.corpus.locate(self.split, first)?;
         for document in first..first + INDEX_BLOCK {
-            if at == shard.end_of(self.split) {
+            if at == self.corpus.shards[shard].end_of(self.split) {
                 (shard, at) = self.corpus.locate(self.split, document)?;
             }
-            let pieces = shard.document_len(at)?.div_ceil(self.body) as u64;
+            let pieces = self.corpus.shards[shard].document_len(at)?.div_ceil(self.body) as u64;
             if piece < pieces {
-                return Ok((document, piece as usize));
+                return Ok((shard, at, piece));
             }
             piece -= pieces;
             at += 1;
         }
         Err(Error::OutOfRange { what: "sample", index: sample, count: self.len })
+    }
+}
+
+/// Where the text of a sample lies: its tokens among those of a shard, looked up and checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    start: u64,
+    shard: u32,
+    text: u32,
+}
+
+impl Place {
+    /// Tokens of the sample, `[CLS]` and `[SEP]` included.
+    pub(crate) fn len(&self) -> usize {
+        self.text as usize + FRAME_TOKENS
     }
 }
 
@@ -305,13 +437,51 @@ impl Shard {
     }
 }
 
-/// The tokenizer in the folder must be the one that made the ids.
+/// A folder that is named twice would count twice, which weights can say better.
+fn check_distinct(folders: &[ShardFolder]) -> Result<(), Error> {
+    let mut seen = HashSet::new();
+    for ShardFolder { path, .. } in folders {
+        if !seen.insert(fs::canonicalize(path).unwrap_or_else(|_| path.clone())) {
+            let found = format!("{} twice", path.display());
+            return Err(invalid("--shards", found, "each folder once; weights say how often it is read"));
+        }
+    }
+    Ok(())
+}
+
+/// Opens the shards of a folder and compares each with the manifest. A few threads share them, since most of the time goes
+/// into waiting for the first bytes of each file.
+fn open_shards(dir: &Path, manifest: &Manifest) -> Result<Vec<Shard>, Error> {
+    let open = |entry: &ShardEntry| {
+        let shard = Shard::open(&dir.join(&entry.file))?;
+        check_shard(&shard, entry, manifest)?;
+        Ok(shard)
+    };
+    let entries = &manifest.shards;
+    if entries.len() < OPENED_ALONE {
+        return entries.iter().map(open).collect();
+    }
+    let each = entries.len().div_ceil(OPENERS);
+    thread::scope(|scope| {
+        let threads: Vec<_> = entries
+            .chunks(each)
+            .map(|entries| scope.spawn(move || entries.iter().map(open).collect::<Result<Vec<_>, Error>>()))
+            .collect();
+        let mut shards = Vec::with_capacity(entries.len());
+        for thread in threads {
+            shards.extend(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        }
+        Ok(shards)
+    })
+}
+
+/// Reads the tokenizer in the folder, which must be the one that made the ids.
 fn read_tokenizer(dir: &Path, tokenizer: &TokenizerInfo) -> Result<Vec<u8>, Error> {
     let path = dir.join(&tokenizer.file);
-    let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
-    let found = blake3::hash(&bytes).to_hex();
+    let json = fs::read(&path).map_err(Error::io("read", &path))?;
+    let found = blake3::hash(&json).to_hex();
     if found.as_str() == tokenizer.blake3 {
-        return Ok(bytes);
+        return Ok(json);
     }
     let (found, expected) = (found.to_string(), tokenizer.blake3.clone());
     Err(Error::NotAsInManifest { path, what: "the BLAKE3", found, expected })
@@ -335,6 +505,22 @@ fn check_same_tokenizer(
         }
     }
     Ok(())
+}
+
+/// Documents are held out by a hash of their text, so a document that is in both folders is on the same side in both,
+/// provided that the same share was held out.
+fn check_same_held_out(first: (&Path, &Manifest), second: (&Path, &Manifest)) -> Result<(), Error> {
+    let share = |manifest: &Manifest| manifest.ingest.options.get("held_out").and_then(|share| share.as_f64());
+    match (share(first.1), share(second.1)) {
+        (Some(expected), Some(found)) if expected != found => Err(Error::FoldersDiffer {
+            first: first.0.to_owned(),
+            second: second.0.to_owned(),
+            what: "the share of documents held out",
+            found: found.to_string(),
+            expected: expected.to_string(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// A shard must be the one that the manifest describes, as far as its header tells.

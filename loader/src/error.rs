@@ -119,7 +119,7 @@ pub enum Error {
     /// Two folders of one corpus cannot be mixed.
     #[error(
         "{} and {} cannot be one corpus: {what} is {found} in the second, {expected} in the first; ingest both with \
-         the same tokenizer",
+         the same tokenizer and the same --held-out",
         first.display(), second.display()
     )]
     FoldersDiffer {
@@ -211,6 +211,18 @@ pub enum Error {
         found: String,
         /// The values it may have.
         expected: &'static str,
+    },
+
+    /// Whole words were to be masked with a tokenizer that does not say what a word is.
+    #[error(
+        "whole_word_masking needs a WordPiece tokenizer, whose continuations begin with `##`, but {file} of the shards is \
+         none: {reason}; turn whole_word_masking off, or ingest with a WordPiece tokenizer"
+    )]
+    NoWords {
+        /// The tokenizer file in the folder.
+        file: String,
+        /// What was found.
+        reason: String,
     },
 
     /// The system gives no thread for a worker.

@@ -29,7 +29,7 @@ pub fn held_out_batches(corpus: Arc<Corpus>, config: &HeldOutConfig) -> Result<H
     let indices = 0..config.limit.unwrap_or(u64::MAX).min(samples.len());
     let in_all = usize::try_from(indices.end).unwrap_or(usize::MAX);
     let size = MicroBatchSize::of(config.micro_batch_tokens, in_all, config.seq_len);
-    let assembler = Assembler::new(samples, config.seed, config.micro_batch_tokens);
+    let assembler = Assembler::of_tokens(samples, config.seed, config.micro_batch_tokens);
     let draw = assembler.draw(config.mask_rate);
     Ok(HeldOutBatches { assembler, size, order, indices, draw })
 }

@@ -40,7 +40,12 @@ impl Key {
     /// The key for a purpose under a seed: the first two words of Philox with the seed as key, low half first, and the
     /// counter (purpose, 0, 0, 0).
     pub(crate) fn derive(seed: u64, purpose: Purpose) -> Self {
-        let [a, b, _, _] = Key([seed as u32, (seed >> 32) as u32]).block([purpose as u32, 0, 0, 0]);
+        Self::derive_for(seed, purpose, 0)
+    }
+
+    /// As [`derive`](Key::derive) for one of several parts of a corpus: the counter is (purpose, part, 0, 0).
+    pub(crate) fn derive_for(seed: u64, purpose: Purpose, part: u32) -> Self {
+        let [a, b, _, _] = Key([seed as u32, (seed >> 32) as u32]).block([purpose as u32, part, 0, 0]);
         Key([a, b])
     }
 

@@ -1,182 +1,139 @@
 //! Which samples make up the batch of a step: arithmetic, with no state and no stored order.
 //!
-//! The samples of an epoch are numbered 0 to n-1 and cut into blocks of neighbours. A keyed permutation orders the
-//! blocks; a window is some consecutive blocks of that order, and a second permutation orders the samples of each
-//! window. Epochs follow each other without a gap, so a batch may hold the end of one and the beginning of the next.
-//! Rank, world size, micro-batches and workers have no part in it.
+//! A training is one sequence of samples, cut into steps by `batch_size`. `mixture` says which of several weighted
+//! parts each sample of the sequence comes from, and `shuffle` in which order each part gives its samples, epoch
+//! after epoch without a gap; so a batch may hold the end of one epoch and the beginning of the next. Rank, world size,
+//! micro-batches and workers have no part in it.
 
-use std::ops::Range;
-
-use crate::config::{LoaderConfig, invalid};
+use crate::batch_size::{BatchSizes, TOKEN_FRACTION};
+use crate::config::LoaderConfig;
 use crate::error::Error;
-use crate::permutation::Permutation;
-use crate::philox::{Key, Purpose};
+use crate::mixture::{self, Mixture};
+use crate::shuffle::{self, Shuffle};
 
 /// One visit of a sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SampleId {
-    /// How often every sample has been visited before.
+    /// How often every sample of its part has been visited before.
     pub epoch: u64,
-    /// The sample's number.
+    /// The sample's number, counting through all parts.
     pub sample: u64,
+}
+
+/// Samples that are shuffled among themselves and have a share of every batch: those of a weighted shard folder, or of
+/// all folders where there are no weights.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Part {
+    /// Number of samples, neither zero nor above 2^62 (no disk holds so many).
+    pub samples: u64,
+    /// Share of the samples of a batch, in proportion to the other parts' weights.
+    pub weight: f64,
+    /// Mean length of a sample in tokens, `[CLS]` and `[SEP]` included. Only batches counted in tokens need it.
+    pub mean_len: f64,
 }
 
 /// The order of all samples over all steps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    samples: u64,
-    batch_size: u64,
-    seed: u64,
-    block: u64,
-    window: u64,
+    sizes: BatchSizes,
+    mixture: Mixture,
+    sources: Vec<Source>,
+}
+
+/// A part, in its order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Source {
+    /// The number of its first sample.
+    first: u64,
+    shuffle: Shuffle,
+}
+
+/// A place in the order, and the windows of the shuffle that it lies in. Whatever stands there changes no result; going on
+/// where the last batch ended is faster.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Place {
+    mixture: mixture::Place,
+    sources: Vec<shuffle::Place>,
 }
 
 impl Plan {
-    /// The plan for a number of samples, which is neither zero nor above 2^62 (no disk holds so many), with the batch size, seed and shuffle of `config`.
+    /// The plan for the parts of a corpus, with the batch size, seed and shuffle of `config`.
     ///
     /// # Errors
-    /// [`Error::Config`] when a setting is out of its range, [`Error::EmptySplit`] when there are no samples.
-    pub fn new(samples: u64, config: &LoaderConfig) -> Result<Self, Error> {
+    /// [`Error::Config`] when a setting or a weight is out of its range, [`Error::EmptySplit`] when a part has no samples.
+    pub fn new(parts: &[Part], config: &LoaderConfig) -> Result<Self, Error> {
         config.validate()?;
-        if samples == 0 {
+        if parts.is_empty() || parts.iter().any(|part| part.samples == 0) {
             return Err(Error::EmptySplit { split: "training", hint: "" });
         }
-        // Beyond the corpus a block or a window changes nothing, and this keeps products within 64 bits.
-        let block = config.shuffle_block.min(samples);
-        let window = config.shuffle_window.min(samples.div_ceil(block));
-        Ok(Self { samples, batch_size: config.batch_size as u64, seed: config.seed, block, window })
+        let weights: Vec<f64> = parts.iter().map(|part| part.weight).collect();
+        let mixture = Mixture::new(&weights)?;
+        let mean_len = mixture.mean(parts.iter().map(|part| (part.mean_len * TOKEN_FRACTION as f64) as u64));
+        let mut first = 0;
+        let sources = (0..).zip(parts).map(|(number, part)| {
+            let (block, window) = (config.shuffle_block, config.shuffle_window);
+            let source = Source { first, shuffle: Shuffle::new(part.samples, config.seed, number, block, window) };
+            first += part.samples;
+            source
+        });
+        Ok(Self { sizes: BatchSizes::new(config, mean_len)?, sources: sources.collect(), mixture })
     }
 
-    /// Samples in an epoch.
-    pub fn epoch_samples(&self) -> u64 {
-        self.samples
+    /// Samples of all parts, each once.
+    pub fn samples(&self) -> u64 {
+        self.sources.iter().map(|source| source.shuffle.samples()).sum()
     }
 
-    /// The epoch of the first sample of a step, counted from 0.
+    /// The epoch of the first sample of a step, counted from 0: how often every sample had been visited before, of several
+    /// parts the one least visited.
     pub fn epoch(&self, step: u64) -> u64 {
-        (self.start(step) / u128::from(self.samples)) as u64
+        self.seek(&mut Place::default(), step)
+    }
+
+    /// Number of samples in the global batch of a step, counted from 0.
+    pub fn batch_size(&self, step: u64) -> usize {
+        self.sizes.len(step)
+    }
+
+    /// No step has fewer samples.
+    pub fn smallest_batch(&self) -> usize {
+        self.sizes.smallest()
+    }
+
+    /// No step has more samples.
+    pub fn largest_batch(&self) -> usize {
+        self.sizes.largest()
     }
 
     /// The global batch of a step, counted from 0, put into `ids` in place of what was there.
     pub fn samples_in(&self, step: u64, ids: &mut Vec<SampleId>) {
-        self.samples_with(&mut None, step, ids);
+        self.samples_from(&mut Place::default(), step, ids);
     }
 
-    /// As [`samples_in`](Plan::samples_in). The window that a batch ends in is left in `recent`, where the next batch
-    /// is likely to go on; whatever is there changes no result.
-    pub(crate) fn samples_with(&self, recent: &mut Option<Window>, step: u64, ids: &mut Vec<SampleId>) {
+    /// As [`samples_in`](Plan::samples_in), from the place where another batch ended to that where this one ends. Gives
+    /// the epoch.
+    pub(crate) fn samples_from(&self, place: &mut Place, step: u64, ids: &mut Vec<SampleId>) -> u64 {
+        let epoch = self.seek(place, step);
         ids.clear();
-        let start = self.start(step);
-        let mut epoch = (start / u128::from(self.samples)) as u64;
-        let mut position = (start % u128::from(self.samples)) as u64;
-        let mut window = match recent.take() {
-            Some(window) if window.epoch == epoch && window.positions.contains(&position) => window,
-            _ => EpochOrder::new(self, epoch).window_at(position),
-        };
-        for _ in 0..self.batch_size {
-            if position == self.samples {
-                (epoch, position) = (epoch + 1, 0);
-            }
-            if window.epoch != epoch || !window.positions.contains(&position) {
-                window = EpochOrder::new(self, epoch).window_at(position);
-            }
-            ids.push(SampleId { epoch, sample: window.sample(position, self.block) });
-            position += 1;
+        for _ in 0..self.sizes.len(step) {
+            let number = self.mixture.next(&mut place.mixture);
+            let source = &self.sources[number];
+            let (epoch, sample) = source.shuffle.next(&mut place.sources[number]);
+            ids.push(SampleId { epoch, sample: source.first + sample });
         }
-        *recent = Some(window);
+        epoch
     }
 
-    /// The number of a step's first sample, counting through all epochs.
-    fn start(&self, step: u64) -> u128 {
-        u128::from(step) * u128::from(self.batch_size)
-    }
-}
-
-/// The part of a global batch that is a rank's: neighbours, and the sizes of any two parts differ by one at most.
-///
-/// # Errors
-/// [`Error::Config`] unless `rank < world_size <= batch_size`.
-pub fn share(batch_size: usize, rank: usize, world_size: usize) -> Result<Range<usize>, Error> {
-    if rank >= world_size {
-        return Err(invalid("rank", rank, "less than the number of ranks"));
-    }
-    if world_size > batch_size {
-        return Err(invalid("batch_size", batch_size, "at least one sample for each rank"));
-    }
-    let cut = |rank: usize| (rank as u128 * batch_size as u128 / world_size as u128) as usize;
-    Ok(cut(rank)..cut(rank + 1))
-}
-
-/// The order of one epoch.
-struct EpochOrder<'a> {
-    plan: &'a Plan,
-    epoch: u64,
-    blocks: Permutation,
-    /// Where in the order of blocks the last block stands, which may be short.
-    short_at: u64,
-    /// Samples that the short block lacks.
-    missing: u64,
-}
-
-/// One window of an epoch.
-#[derive(Clone, Debug)]
-pub(crate) struct Window {
-    epoch: u64,
-    /// The positions in the epoch that it fills.
-    positions: Range<u64>,
-    /// Its blocks, in their order: eight bytes each, the only part of the order that is stored.
-    blocks: Vec<u64>,
-    within: Permutation,
-    /// The place among its samples where the short block ends, and the samples that block lacks; nothing is past the
-    /// end when it is not in this window.
-    short_end: u64,
-    missing: u64,
-}
-
-impl Window {
-    /// The sample at a position of the epoch, which lies in the window.
-    #[inline]
-    fn sample(&self, position: u64, block: u64) -> u64 {
-        let shuffled = self.within.apply(position - self.positions.start);
-        // Places after the short block are moved up, as if it were full.
-        let slot = shuffled + if shuffled >= self.short_end { self.missing } else { 0 };
-        self.blocks[(slot / block) as usize] * block + slot % block
-    }
-}
-
-impl<'a> EpochOrder<'a> {
-    fn new(plan: &'a Plan, epoch: u64) -> Self {
-        let count = plan.samples.div_ceil(plan.block);
-        let blocks =
-            Permutation::new(count, Key::derive(plan.seed, Purpose::BlockOrder), [epoch as u32, 0, 0]);
-        let missing = count * plan.block - plan.samples;
-        Self { plan, epoch, blocks, short_at: blocks.invert(count - 1), missing }
-    }
-
-    /// The number of samples in the first `blocks` blocks of the order.
-    fn samples_before(&self, blocks: u64) -> u64 {
-        blocks * self.plan.block - if blocks > self.short_at { self.missing } else { 0 }
-    }
-
-    /// The window that a position of the epoch lies in.
-    fn window_at(&self, position: u64) -> Window {
-        // Positions after the short block are moved up, as if it were full.
-        let past_short = position >= self.samples_before(self.short_at + 1);
-        let block = (position + if past_short { self.missing } else { 0 }) / self.plan.block;
-        let index = block / self.plan.window;
-        let first_block = index * self.plan.window;
-        let end_block = (first_block + self.plan.window).min(self.plan.samples.div_ceil(self.plan.block));
-        let positions = self.samples_before(first_block)..self.samples_before(end_block);
-        let key = Key::derive(self.plan.seed, Purpose::WindowOrder);
-        let counter = [self.epoch as u32, index as u32, (index >> 32) as u32];
-        let within = Permutation::new(positions.end - positions.start, key, counter);
-        let blocks: Vec<u64> = (first_block..end_block).map(|at| self.blocks.apply(at)).collect();
-        let short_end = if (first_block..end_block).contains(&self.short_at) {
-            self.samples_before(self.short_at + 1) - positions.start
-        } else {
-            u64::MAX
-        };
-        Window { epoch: self.epoch, positions, blocks, within, short_end, missing: self.missing }
+    /// Goes to the first sample of a step, which is in the epoch that is given back.
+    fn seek(&self, place: &mut Place, step: u64) -> u64 {
+        place.sources.resize_with(self.sources.len(), Default::default);
+        let mut least = u64::MAX;
+        self.mixture.seek(self.sizes.start(step), &mut place.mixture, |number, before| {
+            let shuffle = &self.sources[number].shuffle;
+            shuffle.seek(before, &mut place.sources[number]);
+            least = least.min(shuffle.epoch(before));
+        });
+        least
     }
 }
 
@@ -188,6 +145,10 @@ mod tests {
 
     use super::*;
 
+    fn whole(samples: u64) -> Part {
+        Part { samples, weight: 1.0, mean_len: 100.0 }
+    }
+
     fn plan(samples: u64, batch_size: usize, block: u64, window: u64, seed: u64) -> Plan {
         let config = LoaderConfig {
             batch_size,
@@ -196,7 +157,7 @@ mod tests {
             shuffle_window: window,
             ..Default::default()
         };
-        Plan::new(samples, &config).unwrap()
+        Plan::new(&[whole(samples)], &config).unwrap()
     }
 
     fn batch(plan: &Plan, step: u64) -> Vec<SampleId> {
@@ -217,7 +178,33 @@ mod tests {
             .collect()
     }
 
+    /// Both levels together: every size to 10,000 in a release build, and some of them with overflow checks.
+    #[test]
+    fn every_small_size_is_visited_whole() {
+        let stride = if cfg!(debug_assertions) { 211 } else { 1 };
+        for samples in (1..200).chain((200..=10_000).step_by(stride)) {
+            let (block, window) = (1 + samples % 67, 1 + samples % 5);
+            let order = &epochs(samples, block, window, 1)[0];
+            let mut seen = vec![false; samples as usize];
+            order.iter().for_each(|sample| seen[*sample as usize] = true);
+            assert!(seen.iter().all(|seen| *seen), "{samples} samples, block {block}, window {window}");
+        }
+    }
+
     proptest! {
+        /// Too large to visit whole: no sample comes twice in what is visited of an epoch.
+        #[test]
+        fn large_sizes_repeat_nothing(
+            samples in 100_000..1u64 << 50, block in 1..100_000u64, window in 1..5000u64, seed in any::<u64>(),
+            steps in any::<[u64; 8]>(),
+        ) {
+            let plan = plan(samples, 500, block, window, seed);
+            let steps: HashSet<u64> = steps.map(|step| step % (samples / 500)).into();
+            let ids: Vec<SampleId> = steps.iter().flat_map(|step| batch(&plan, *step)).collect();
+            prop_assert!(ids.iter().all(|id| id.epoch == 0 && id.sample < samples));
+            prop_assert_eq!(ids.iter().collect::<HashSet<_>>().len(), 500 * steps.len());
+        }
+
         #[test]
         fn every_epoch_visits_every_sample_once(
             samples in 1..3000u64, block in 1..200u64, window in 1..20u64, batch_size in 1..400usize, seed in any::<u64>(),
@@ -253,19 +240,6 @@ mod tests {
         }
 
         #[test]
-        fn shares_are_the_batch_in_order(batch_size in 1..5000usize, world_size in 1..70usize) {
-            prop_assume!(world_size <= batch_size);
-            let mut next = 0;
-            for rank in 0..world_size {
-                let share = share(batch_size, rank, world_size).unwrap();
-                prop_assert_eq!(share.start, next);
-                prop_assert!((batch_size / world_size..=batch_size.div_ceil(world_size)).contains(&share.len()));
-                next = share.end;
-            }
-            prop_assert_eq!(next, batch_size);
-        }
-
-        #[test]
         fn huge_corpora_and_late_steps_stay_in_range(samples in 1..1u64 << 62, step in 0..1u64 << 48, seed in any::<u64>()) {
             let plan = plan(samples, 5, 1024, 4096, seed);
             prop_assert!(batch(&plan, step).iter().all(|id| id.sample < samples));
@@ -280,6 +254,33 @@ mod tests {
             // In a random order the expected number of fixed points is one; 15 would have probability 1e-12.
             assert!(order.iter().enumerate().filter(|(i, sample)| *i as u64 == **sample).count() < 15);
         }
+    }
+
+    /// Where one sample went says nothing about where it goes in the next epoch: over pairs of consecutive epochs, its
+    /// places in both fall into each of 64 fields equally often. A chi-square of 63 degrees of freedom; beyond 140 lies one
+    /// right program in fifteen million.
+    #[test]
+    fn consecutive_epochs_are_independent() {
+        let (samples, block, window) = (64, 8, 8);
+        let mut counts = [0u64; 64];
+        for seed in 0..400 {
+            let plan = plan(samples, samples as usize, block, window, seed);
+            let places: Vec<Vec<u64>> = (0..2)
+                .map(|epoch| {
+                    let mut places = vec![0; samples as usize];
+                    for (place, id) in batch(&plan, epoch).iter().enumerate() {
+                        places[id.sample as usize] = place as u64;
+                    }
+                    places
+                })
+                .collect();
+            for (first, second) in places[0].iter().zip(&places[1]) {
+                counts[(first / 8 * 8 + second / 8) as usize] += 1;
+            }
+        }
+        let expected = 400.0;
+        let chi2: f64 = counts.iter().map(|&count| (count as f64 - expected).powi(2) / expected).sum();
+        assert!(chi2 < 140.0, "chi-square {chi2:.0}");
     }
 
     #[test]
@@ -314,10 +315,67 @@ mod tests {
         }
     }
 
+    /// Two parts, the second with three times the weight: each is visited evenly, epoch by epoch, and a batch holds its
+    /// share of both.
     #[test]
-    fn an_empty_corpus_and_too_many_ranks_are_refused() {
-        assert!(matches!(Plan::new(0, &LoaderConfig::default()), Err(Error::EmptySplit { .. })));
-        assert!(matches!(share(4, 0, 5), Err(Error::Config { field: "batch_size", .. })));
-        assert!(matches!(share(4, 2, 2), Err(Error::Config { field: "rank", .. })));
+    fn parts_of_a_mixture_have_epochs_of_their_own() {
+        let parts = [(20, 1.0), (90, 3.0)].map(|(samples, weight)| Part { samples, weight, mean_len: 9.0 });
+        let config = LoaderConfig { batch_size: 8, shuffle_block: 7, shuffle_window: 2, ..Default::default() };
+        let plan = Plan::new(&parts, &config).unwrap();
+        assert_eq!(plan.samples(), 110);
+        let visits: Vec<SampleId> = (0..90).flat_map(|step| batch(&plan, step)).collect();
+        for batch in visits.chunks(8) {
+            assert_eq!(batch.iter().filter(|id| id.sample < 20).count(), 2);
+        }
+        for (first, samples) in [(0, 20), (20, 90)] {
+            let of_part: Vec<&SampleId> =
+                visits.iter().filter(|id| (first..first + samples).contains(&id.sample)).collect();
+            for (epoch, visits) in of_part.chunks_exact(samples as usize).enumerate() {
+                assert!(visits.iter().all(|id| id.epoch == epoch as u64));
+                assert_eq!(visits.iter().map(|id| id.sample).collect::<HashSet<_>>().len() as u64, samples);
+            }
+        }
+        // 80 samples of the first part, 240 of the second: four and nearly three epochs.
+        assert_eq!((plan.epoch(0), plan.epoch(40)), (0, 2));
+    }
+
+    /// Equal numbers of samples under one seed are still shuffled independently.
+    #[test]
+    fn parts_of_a_mixture_have_orders_of_their_own() {
+        let plan = Plan::new(&[whole(50), whole(50)], &LoaderConfig { batch_size: 100, ..Default::default() });
+        let ids = batch(&plan.unwrap(), 0);
+        let order = |first: u64| -> Vec<u64> {
+            let of_part = ids.iter().filter(|id| (first..first + 50).contains(&id.sample));
+            of_part.map(|id| id.sample - first).collect()
+        };
+        assert_eq!(order(0).len(), 50);
+        assert_ne!(order(0), order(50));
+    }
+
+    #[test]
+    fn a_growing_batch_takes_the_same_samples_in_other_steps() {
+        let parts = [whole(1000)];
+        let config = LoaderConfig {
+            batch_size: 64,
+            batch_warmup_steps: 20,
+            batch_warmup_from: 0.25,
+            ..Default::default()
+        };
+        let growing = Plan::new(&parts, &config).unwrap();
+        let steps: Vec<SampleId> = (0..30).flat_map(|step| batch(&growing, step)).collect();
+        assert_eq!(steps.len(), 20 * 40 + 10 * 64);
+        assert_eq!((growing.batch_size(0), growing.batch_size(20)), (17, 64));
+        let config = LoaderConfig { batch_size: 1, batch_warmup_steps: 0, ..config };
+        let one_by_one = Plan::new(&parts, &config).unwrap();
+        let expected: Vec<SampleId> =
+            (0..steps.len() as u64).flat_map(|step| batch(&one_by_one, step)).collect();
+        assert_eq!(steps, expected);
+    }
+
+    #[test]
+    fn parts_without_samples_are_refused() {
+        for parts in [&[][..], &[whole(0)], &[whole(5), whole(0)]] {
+            assert!(matches!(Plan::new(parts, &LoaderConfig::default()), Err(Error::EmptySplit { .. })));
+        }
     }
 }

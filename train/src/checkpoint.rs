@@ -19,6 +19,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use ingest::TokenizerFile;
+use loader::ShardFolder;
 use model::Parameters;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -325,11 +326,11 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`Error::NoShards`] when it lies in none.
-    pub fn shards(&self) -> Result<Vec<PathBuf>, Error> {
+    pub fn shards(&self) -> Result<Vec<ShardFolder>, Error> {
         let absolute = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
         let run = absolute.parent().and_then(Path::parent).map(|path| path.join("provenance.json"));
         match run.filter(|path| path.exists()) {
-            Some(path) => Ok(Provenance::read(&path)?.data.shards),
+            Some(path) => Ok(Provenance::read(&path)?.data.folders()),
             None => Err(Error::NoShards { path: self.path.clone() }),
         }
     }

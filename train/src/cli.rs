@@ -15,6 +15,7 @@ mod sweep;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use loader::ShardFolder;
 use train::bench;
 use train::config::{DeviceChoice, PathChoice};
 use train::distributed::Ranks;
@@ -53,9 +54,9 @@ pub(crate) struct Cli {
 /// Pretraining, the main job.
 #[derive(Debug, Args)]
 pub(crate) struct Pretrain {
-    /// Shard folder, as `ingest` wrote it; may be given several times
-    #[arg(long, value_name = "DIR", required_unless_present_any = ["resume", "branch_from"])]
-    pub(crate) shards: Vec<PathBuf>,
+    /// Shard folder, as `ingest` wrote it; may be given several times, each with a weight to mix them: A=0.7 B=0.3
+    #[arg(long, value_name = "DIR[=WEIGHT]", required_unless_present_any = ["resume", "branch_from"])]
+    pub(crate) shards: Vec<ShardFolder>,
     /// Folder of the new run: configuration, metrics and checkpoints go there
     #[arg(long, value_name = "RUN", required_unless_present = "resume")]
     pub(crate) out: Option<PathBuf>,
@@ -141,9 +142,9 @@ pub(crate) struct Bench {
     /// Set one value, for example --set train.micro_batch_tokens=65536
     #[arg(long, value_name = "KEY.PATH=VALUE")]
     pub(crate) set: Vec<String>,
-    /// Shard folder to read; may be given several times
-    #[arg(long, value_name = "DIR")]
-    pub(crate) shards: Vec<PathBuf>,
+    /// Shard folder to read; may be given several times, each with a weight to mix them
+    #[arg(long, value_name = "DIR[=WEIGHT]")]
+    pub(crate) shards: Vec<ShardFolder>,
     /// Longest sample in tokens; the same as --set train.seq_len=...
     #[arg(long, value_name = "TOKENS")]
     pub(crate) seq: Option<usize>,

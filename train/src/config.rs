@@ -44,14 +44,22 @@ pub struct TrainConfig {
     /// What ends the run in place of `steps`: samples, tokens, epochs or a time; `none` lets `steps` decide.
     #[serde(with = "budget::or_none")]
     pub budget: Option<Budget>,
-    /// Samples a step, over all micro-batches.
+    /// Samples a step, over all micro-batches and ranks.
     pub batch_size: usize,
+    /// Tokens a step, on average over the steps, in place of `batch_size`; 0 counts `batch_size` samples.
+    pub batch_tokens: usize,
+    /// Steps over which the batch grows in a straight line to its full size; 0 for none.
+    pub batch_warmup_steps: u64,
+    /// Size of the batch at step 0 of that, as a fraction of the full one.
+    pub batch_warmup_from: f64,
     /// Longest sample in tokens, `[CLS]` and `[SEP]` included.
     pub seq_len: usize,
     /// Most tokens in one forward and backward pass: bounds memory, and changes results only by rounding.
     pub micro_batch_tokens: usize,
     /// Fraction of tokens chosen for prediction: a number, or `{ from, to }`, a straight line over the budget.
     pub mask_rate: MaskSchedule,
+    /// Whether all tokens of a word are chosen or none; needs a WordPiece tokenizer. Evaluation always masks tokens.
+    pub whole_word_masking: bool,
     /// Where to compute.
     pub device: DeviceChoice,
     /// What to compute with.
@@ -102,9 +110,9 @@ pub struct FeedConfig {
     pub workers: usize,
     /// Finished batches kept ready. Changes no result.
     pub slots: usize,
-    /// Samples in a shuffle block.
+    /// Samples in a shuffle block: neighbours in a shard, which are read together.
     pub shuffle_block: u64,
-    /// Blocks that are shuffled together, sample by sample.
+    /// Blocks that are shuffled together, sample by sample. Smaller keeps reads local on a corpus larger than memory.
     pub shuffle_window: u64,
 }
 
@@ -177,6 +185,14 @@ impl Config {
         for rate in [train.mask_rate.at(0.0), train.mask_rate.at(1.0)] {
             range("train.mask_rate", rate > 0.0 && rate <= 1.0, rate.to_string(), "above 0 and at most 1")?;
         }
+        let counted = matches!(train.budget, Some(Budget::Samples(_) | Budget::Epochs(_)));
+        let varies = train.batch_tokens > 0 || train.batch_warmup_steps > 0;
+        range(
+            "train.budget",
+            !(counted && varies),
+            "a number of samples or epochs".into(),
+            "steps, tokens or a time where `train.batch_tokens` or `train.batch_warmup_steps` is set",
+        )?;
         self.model.validate()?;
         self.loader_config().validate()?;
         self.held_out_config().validate()?;
@@ -190,8 +206,12 @@ impl Config {
             seq_len: self.train.seq_len,
             policy: self.loader.policy,
             batch_size: self.train.batch_size,
+            batch_tokens: self.train.batch_tokens,
+            batch_warmup_steps: self.train.batch_warmup_steps,
+            batch_warmup_from: self.train.batch_warmup_from,
             micro_batch_tokens: self.train.micro_batch_tokens,
             mask_rate: MaskRate::Constant(self.train.mask_rate.at(0.0)),
+            whole_word_masking: self.train.whole_word_masking,
             seed: self.seed,
             workers: self.loader.workers,
             slots: self.loader.slots,

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use loader::ShardFolder;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -70,8 +71,11 @@ pub struct Host {
 pub struct Data {
     /// The shard folders, absolute.
     pub shards: Vec<PathBuf>,
+    /// The share of each folder in a batch, as given; empty when the folders were read as one corpus.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub weights: Vec<f64>,
     /// BLAKE3 of the folder's manifest, which in turn carries the checksum of every shard; of several folders, of
-    /// their manifests' sums.
+    /// their manifests' sums and their weights.
     pub manifest_blake3: String,
     /// BLAKE3 of the tokenizer.
     pub tokenizer_blake3: String,
@@ -99,6 +103,14 @@ pub struct Resumption {
     pub at: String,
     /// Program and version that continued.
     pub program: String,
+}
+
+impl Data {
+    /// The shard folders with their weights.
+    pub fn folders(&self) -> Vec<ShardFolder> {
+        let weights = self.weights.iter().copied().map(Some).chain(std::iter::repeat(None));
+        self.shards.iter().cloned().zip(weights).map(|(path, weight)| ShardFolder { path, weight }).collect()
+    }
 }
 
 impl Provenance {

@@ -40,6 +40,15 @@ impl Draw {
         }
     }
 
+    /// A word spread evenly over those that choose a token.
+    #[inline(always)]
+    pub(super) fn among_choosing(&self, word: i32) -> i32 {
+        // Distances from the least word, which is what the signed order counts from.
+        let chosen = (i64::from(self.chosen_last) - i64::from(i32::MIN) + 1) as u64;
+        let place = u64::from(word.wrapping_sub(i32::MIN) as u32) * chosen >> 32;
+        i32::MIN.wrapping_add(place as i32)
+    }
+
     /// The token that a word above `mask_last` and up to `random_last` stands for: its place among those, spread over
     /// the ids. At rate 0.3 and 30,522 ids, 4,221 or 4,222 words stand for each.
     #[inline(always)]

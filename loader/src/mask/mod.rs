@@ -19,8 +19,10 @@ mod avx2;
 mod avx512;
 mod draw;
 mod portable;
+mod whole_word;
 
 pub use draw::Draw;
+pub use whole_word::Continuations;
 
 use crate::philox::{Key, LANES, Purpose};
 use crate::plan::SampleId;
@@ -33,6 +35,8 @@ const CHUNK: usize = 4 * LANES;
 #[derive(Clone, Debug)]
 pub struct Masker {
     rule: Rule,
+    /// Where whole words are masked.
+    continuations: Option<Continuations>,
     code: Code,
 }
 
@@ -114,9 +118,15 @@ impl Masker {
         let special: &SpecialTokens = &tokenizer.special;
         let key = Key::derive(seed, Purpose::Mask);
         let rule = Rule { key, vocab_size: tokenizer.vocab_size, special: special.ids(), mask: special.mask };
-        let portable = Self { rule, code: Code::Portable };
-        let fastest = Instructions::ALL.into_iter().find_map(|kind| portable.using(kind));
+        let portable = Self { rule, continuations: None, code: Code::Portable };
+        let kinds = Instructions::ALL.into_iter().filter(|kind| cfg!(feature = "simd") || *kind == Instructions::Portable);
+        let fastest = kinds.into_iter().find_map(|kind| portable.using(kind));
         fastest.unwrap_or(portable)
+    }
+
+    /// The same, for whole words, which are masked in plain Rust.
+    pub fn whole_words(self, continuations: Continuations) -> Self {
+        Self { continuations: Some(continuations), ..self }
     }
 
     /// The same with given instructions; nothing when this processor does not have them.
@@ -130,7 +140,7 @@ impl Masker {
             #[cfg(not(target_arch = "x86_64"))]
             _ => return None,
         };
-        Some(Self { rule: self.rule.clone(), code })
+        Some(Self { code, ..self.clone() })
     }
 
     /// What [`mask`](Masker::mask) and [`count`](Masker::count) need to know of a rate: the fraction of tokens to choose,
@@ -151,6 +161,12 @@ impl Masker {
             labels: &mut room.labels[..len],
         };
         let (rule, counter) = (&self.rule, counter(id));
+        if let Some(words) = &self.continuations {
+            return match text {
+                Tokens::U16(text) => whole_word::mask(words, rule, draw, counter, text, first, room),
+                Tokens::U32(text) => whole_word::mask(words, rule, draw, counter, text, first, room),
+            };
+        }
         match (&self.code, text) {
             (Code::Portable, Tokens::U16(text)) => portable::mask(rule, draw, counter, text, first, room),
             (Code::Portable, Tokens::U32(text)) => portable::mask(rule, draw, counter, text, first, room),
@@ -168,6 +184,12 @@ impl Masker {
     /// What [`mask`](Masker::mask) would find, without writing anything.
     pub fn count(&self, draw: &Draw, id: SampleId, text: Tokens<'_>) -> Masked {
         let (rule, counter) = (&self.rule, counter(id));
+        if let Some(words) = &self.continuations {
+            return match text {
+                Tokens::U16(text) => whole_word::count(words, rule, draw, counter, text),
+                Tokens::U32(text) => whole_word::count(words, rule, draw, counter, text),
+            };
+        }
         match (&self.code, text) {
             (Code::Portable, Tokens::U16(text)) => portable::count(rule, draw, counter, text),
             (Code::Portable, Tokens::U32(text)) => portable::count(rule, draw, counter, text),
@@ -345,6 +367,68 @@ mod tests {
         assert_rate("consecutive epochs", epochs, 2000 * 126, 0.09);
     }
 
+    /// Every fourth token begins a word of four; the rest are continuations.
+    fn words_of_four() -> (Masker, Vec<u16>) {
+        let continuations = Continuations::from_ids(2000..VOCAB, VOCAB);
+        let text = (0..124).map(|i| if i % 4 == 0 { 1000 + i } else { 5000 + i }).collect();
+        (Masker::new(7, &tokenizer(VOCAB)).whole_words(continuations), text)
+    }
+
+    #[test]
+    fn whole_words_are_chosen_or_none_of_their_tokens() {
+        let (masker, text) = words_of_four();
+        for rate in [0.15, 0.30] {
+            let (mut chosen, mut hidden, mut kept) = (0, 0, 0);
+            for number in 0..4000 {
+                let (ids, choices) = masked(&masker, rate, 0, number, &text);
+                for word in choices.chunks(4) {
+                    let at: Vec<usize> = word.iter().map(|(at, _)| *at).collect();
+                    assert!(at.len() == 4 && at[0] % 4 == 0 && at.windows(2).all(|pair| pair[0] + 1 == pair[1]));
+                }
+                chosen += choices.len() as u64;
+                hidden += choices.iter().filter(|(at, _)| ids[*at] == 103).count() as u64;
+                kept += choices.iter().filter(|(at, _)| ids[*at] == i32::from(text[*at])).count() as u64;
+            }
+            // Tokens of a word are chosen together, so it is words that are counted.
+            assert_rate("words chosen", chosen / 4, 4000 * 31, rate);
+            let lucky = 0.1 / f64::from(VOCAB);
+            assert_rate("become [MASK]", hidden, chosen, 0.8 + lucky);
+            assert_rate("stay", kept, chosen, 0.1 + lucky);
+        }
+    }
+
+    /// What becomes of one token of a word says nothing about the next.
+    #[test]
+    fn tokens_of_a_chosen_word_have_fates_of_their_own() {
+        let (masker, text) = words_of_four();
+        let (mut pairs, mut both) = (0, 0);
+        for number in 0..4000 {
+            let (ids, choices) = masked(&masker, 0.3, 0, number, &text);
+            for word in choices.chunks(4) {
+                let hidden: Vec<bool> = word.iter().map(|(at, _)| ids[*at] == 103).collect();
+                pairs += 3;
+                both += hidden.windows(2).filter(|pair| pair[0] && pair[1]).count() as u64;
+            }
+        }
+        // The pairs of a word share tokens, which widens the spread by less than the five deviations leave room for.
+        assert_rate("neighbours both [MASK]", both, pairs, 0.64);
+    }
+
+    #[test]
+    fn what_follows_a_special_token_or_a_cut_begins_a_word() {
+        let continuations = Continuations::from_ids(2000..VOCAB, VOCAB);
+        let masker = Masker::new(8, &tokenizer(VOCAB)).whole_words(continuations);
+        let mut apart = 0;
+        for number in 0..400 {
+            // The rest of a word, an unknown token, and what cannot be a part of it.
+            let (_, choices) = masked(&masker, 0.5, 0, number, &[5000, 5001, 100, 5002, 5003]);
+            let chosen = |at| choices.iter().any(|(chosen, _)| *chosen == at);
+            assert!(chosen(0) == chosen(1) && chosen(3) == chosen(4) && !chosen(2));
+            apart += u64::from(chosen(0) != chosen(3));
+        }
+        assert_rate("chosen apart", apart, 400, 0.5);
+    }
+
     #[test]
     fn a_higher_rate_only_adds_choices() {
         let masker = Masker::new(6, &tokenizer(VOCAB));
@@ -377,6 +461,12 @@ mod tests {
             let id = SampleId { epoch, sample: number };
             let wide: Vec<u32> = text.iter().map(|token| u32::from(*token)).collect();
             let portable = masker.using(Instructions::Portable).unwrap();
+            // Text without continuations is masked the same for whole words.
+            let words = masker.clone().whole_words(Continuations::from_ids([], VOCAB));
+            prop_assert_eq!(
+                mask(&words, rate, id, Tokens::U16(&text), first),
+                mask(&portable, rate, id, Tokens::U16(&text), first)
+            );
             let expected = mask(&portable, rate, id, Tokens::U16(&text), first);
             for masker in Instructions::ALL.into_iter().filter_map(|kind| masker.using(kind)) {
                 prop_assert_eq!(&mask(&masker, rate, id, Tokens::U16(&text), first), &expected);

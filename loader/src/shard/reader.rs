@@ -171,7 +171,12 @@ impl Shard {
     /// # Errors
     /// [`Error::OutOfRange`] when there is no such document, [`Error::Corrupt`] when its offsets are wrong.
     pub fn tokens(&self, document: u64) -> Result<Tokens<'_>, Error> {
-        let range = self.range(document)?;
+        self.tokens_in(self.range(document)?)
+    }
+
+    /// The tokens in `range` of all tokens of the shard, which is a part of a document's range.
+    #[inline]
+    pub(crate) fn tokens_in(&self, range: Range<u64>) -> Result<Tokens<'_>, Error> {
         // Both ends are at most the number of tokens, whose bytes `Layout` has computed without overflow.
         let width = u64::from(self.header.counts.token_bytes);
         let bytes =
@@ -232,7 +237,8 @@ impl Shard {
         (0..counts.documents).try_for_each(|document| self.range(document).map(drop))
     }
 
-    fn range(&self, document: u64) -> Result<Range<u64>, Error> {
+    /// Where the tokens of a document stand among all tokens of the shard.
+    pub(crate) fn range(&self, document: u64) -> Result<Range<u64>, Error> {
         match Offsets::of(&self.map, &self.header).get(document) {
             Some(Ok(range)) => Ok(range),
             Some(Err(bad)) => Err(self.corrupt(

@@ -17,7 +17,7 @@ use loader::{
 
 use crate::fixture::{Documents, SPECIAL, VOCAB, config, corpus, write_folder};
 
-fn batches(
+pub(crate) fn batches(
     corpus: &Arc<Corpus>,
     config: &LoaderConfig,
     rank: usize,
@@ -31,10 +31,10 @@ fn batches(
 }
 
 /// A sample as the model sees it: ids, and what is to be predicted where.
-type Seen = (Vec<i32>, Vec<(i32, i32)>);
+pub(crate) type Seen = (Vec<i32>, Vec<(i32, i32)>);
 
 /// The samples of micro-batches, wherever the cuts are; checks what must hold for each micro-batch.
-fn samples<'a>(batches: impl IntoIterator<Item = &'a MicroBatch>) -> Vec<Seen> {
+pub(crate) fn samples<'a>(batches: impl IntoIterator<Item = &'a MicroBatch>) -> Vec<Seen> {
     let mut seen = Vec::new();
     for batch in batches {
         assert_eq!((batch.cu_seqlens[0], *batch.cu_seqlens.last().unwrap()), (0, batch.tokens() as i32));
@@ -62,7 +62,7 @@ fn samples<'a>(batches: impl IntoIterator<Item = &'a MicroBatch>) -> Vec<Seen> {
 }
 
 /// The text of a sample before it was masked.
-fn unmasked((ids, predictions): &Seen) -> Vec<u32> {
+pub(crate) fn unmasked((ids, predictions): &Seen) -> Vec<u32> {
     let mut ids = ids.clone();
     predictions.iter().for_each(|(position, label)| ids[*position as usize] = *label);
     ids[1..ids.len() - 1].iter().map(|id| *id as u32).collect()
@@ -74,7 +74,7 @@ fn batches_hold_the_samples_of_the_plan_and_their_counts() {
     for policy in [SamplePolicy::Truncate, SamplePolicy::Chunk] {
         let config = LoaderConfig { policy, ..config() };
         let of_policy = corpus.samples(Split::Train, policy, config.seq_len).unwrap();
-        let plan = Plan::new(of_policy.len(), &config).unwrap();
+        let plan = Plan::new(&of_policy.parts(false).unwrap(), &config).unwrap();
         let mut ids = Vec::new();
         // Far enough for a second epoch.
         for batch in batches(&corpus, &config, 0, 1, 0..30) {
@@ -152,12 +152,13 @@ fn micro_batches_keep_their_budget_and_decide_nothing_else() {
         let config = LoaderConfig { micro_batch_tokens, ..config() };
         let batch = &batches(&corpus, &config, 0, 1, 3..4)[0];
         assert_eq!(samples(&batch.micro_batches), whole);
+        let largest = batch.micro_batches.iter().map(MicroBatch::tokens).max().unwrap();
         for (i, micro_batch) in batch.micro_batches.iter().enumerate() {
             assert!(micro_batch.samples() >= 1);
             assert!(micro_batch.tokens() <= micro_batch_tokens || micro_batch.samples() == 1);
-            // Filled as far as the next sample allows.
+            // Filled as far as the next sample allows, but for a cut that is as even as can be.
             if let Some(next) = batch.micro_batches.get(i + 1) {
-                assert!(micro_batch.tokens() + next.cu_seqlens[1] as usize > micro_batch_tokens);
+                assert!(micro_batch.tokens() + next.cu_seqlens[1] as usize > largest);
             }
         }
     }
@@ -325,13 +326,21 @@ fn settings_that_cannot_work_are_refused_at_start() {
     };
     assert_eq!(
         message(LoaderConfig { batch_size: 0, ..config() }, 0, 1),
-        "batch_size is 0, expected at least 1"
+        "batch_size is 0, expected 1 to 4294967295"
     );
     assert_eq!(
         message(LoaderConfig { batch_size: 3, ..config() }, 0, 4),
-        "batch_size is 3, expected at least one sample for each rank"
+        "the smallest batch in samples is 3, expected at least one sample for each rank"
     );
     assert_eq!(message(config(), 4, 4), "rank is 4, expected less than the number of ranks");
+    // The first batch of a warm-up is the smallest.
+    let growing = LoaderConfig { batch_warmup_steps: 10, batch_warmup_from: 0.25, ..config() };
+    assert_eq!(
+        message(growing, 0, 4),
+        "the smallest batch in samples is 3, expected at least one sample for each rank"
+    );
+    let words = message(LoaderConfig { whole_word_masking: true, ..config() }, 0, 1);
+    assert!(words.starts_with("whole_word_masking needs a WordPiece tokenizer"), "{words}");
 }
 
 /// A shard whose checksums nobody has read yet, with a token that the vocabulary does not have.

@@ -169,6 +169,19 @@ fn folders_that_are_wrong_are_refused_at_open() {
     let text = Corpus::open(&[dir.path(), other.path()]).unwrap_err().to_string();
     assert!(text.contains("cannot be one corpus: the list of special ids is"), "{text}");
 
+    let (dir, other) = (make(), make());
+    for (dir, share) in [(&dir, 0.005), (&other, 0.01)] {
+        let mut manifest = Manifest::read(dir.path()).unwrap();
+        manifest.ingest.options = serde_json::json!({ "held_out": share });
+        manifest.write(dir.path()).unwrap();
+    }
+    let text = Corpus::open(&[dir.path(), other.path()]).unwrap_err().to_string();
+    assert!(text.contains("the share of documents held out is 0.01 in the second, 0.005 in the first"), "{text}");
+
+    let dir = make();
+    let text = Corpus::open(&[dir.path(), &dir.path().join(".")]).unwrap_err().to_string();
+    assert!(text.contains("twice, expected each folder once"), "{text}");
+
     let none: [&str; 0] = [];
     assert!(matches!(Corpus::open(&none), Err(Error::Config { field: "shards", .. })));
 }

@@ -14,6 +14,17 @@ pub(crate) const VOCAB: u32 = 1000;
 pub(crate) const SPECIAL: SpecialTokens = SpecialTokens { pad: 0, unk: 100, cls: 101, sep: 102, mask: 103 };
 const TOKENIZER: &[u8] = b"{\"a tokenizer\": true}";
 
+/// A WordPiece tokenizer of [`VOCAB`] ids, of which those from 600 on continue words.
+pub(crate) fn word_piece() -> Vec<u8> {
+    let vocabulary: serde_json::Map<String, serde_json::Value> = (0..VOCAB)
+        .map(|id| (format!("{}t{id}", if id < 600 { "" } else { "##" }), id.into()))
+        .collect();
+    let model = serde_json::json!({
+        "type": "WordPiece", "continuing_subword_prefix": "##", "unk_token": "t100", "vocab": vocabulary
+    });
+    serde_json::to_vec(&serde_json::json!({ "version": "1.0", "model": model })).unwrap()
+}
+
 /// Documents of a shard: those to train on, those held out.
 #[derive(Clone, Default)]
 pub(crate) struct Documents {
@@ -54,7 +65,12 @@ pub(crate) fn some_documents(shards: u64, documents: u64, longest: u64) -> Vec<D
 
 /// Writes a finished shard folder and returns its manifest.
 pub(crate) fn write_folder(dir: &Path, token_bytes: u8, shards: &[Documents]) -> Manifest {
-    std::fs::write(dir.join("tokenizer.json"), TOKENIZER).unwrap();
+    write_folder_of(dir, TOKENIZER, token_bytes, shards)
+}
+
+/// As [`write_folder`], with a tokenizer of one's own.
+pub(crate) fn write_folder_of(dir: &Path, tokenizer: &[u8], token_bytes: u8, shards: &[Documents]) -> Manifest {
+    std::fs::write(dir.join("tokenizer.json"), tokenizer).unwrap();
     let mut entries = Vec::new();
     for (index, documents) in (0..).zip(shards) {
         let file = tokens_file_name(index, 0);
@@ -96,7 +112,7 @@ pub(crate) fn write_folder(dir: &Path, token_bytes: u8, shards: &[Documents]) ->
         program: "fixture".into(),
         tokenizer: TokenizerInfo {
             file: "tokenizer.json".into(),
-            blake3: blake3::hash(TOKENIZER).to_hex().to_string(),
+            blake3: blake3::hash(tokenizer).to_hex().to_string(),
             vocab_size: VOCAB,
             model_vocab_size: TokenizerInfo::model_vocab_size(VOCAB),
             special: SPECIAL,

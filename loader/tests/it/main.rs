@@ -5,4 +5,6 @@ mod corpus; // folders, documents, samples, and folders that are wrong
 mod fixture;
 mod format; // bytes on disk: round trips, determinism, damage
 mod golden; // batches as text, checked in
+mod mixture; // several folders with weights, and their held-out documents
 mod object; // objects in stores: whole or not at all
+mod order; // the same global batch for any ranks, workers and cuts, and after any interruption

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use loader::{Corpus, Loader, StepBatch, Throughput};
+use loader::{Corpus, Loader, ShardFolder, StepBatch, Throughput};
 use model::torch::Profile;
 use model::{ModelConfig, Work};
 use serde::Serialize;
@@ -36,7 +36,7 @@ pub struct Bench {
     /// As for a run; its number of steps does not matter.
     pub config: Config,
     /// Shard folders to read; none: synthetic documents.
-    pub shards: Vec<PathBuf>,
+    pub shards: Vec<ShardFolder>,
     /// The lengths of synthetic samples.
     pub lengths: Lengths,
     /// Steps before the clock starts, at least one.
@@ -197,7 +197,7 @@ pub fn load(bench: &Bench, demand: Option<f64>) -> Result<Throughput, Error> {
 /// The corpus to read, and the temporary folder it lies in if it is a synthetic one.
 fn corpus(bench: &Bench) -> Result<(Arc<Corpus>, Option<TempDir>), Error> {
     if !bench.shards.is_empty() {
-        return Ok((Corpus::open(&bench.shards)?, None));
+        return Ok((Corpus::open_weighted(&bench.shards)?, None));
     }
     let folder = tempfile::tempdir().map_err(|source| Error::Write { path: std::env::temp_dir(), source })?;
     let train = &bench.config.train;

@@ -30,7 +30,7 @@ pub(crate) fn data(runs: &[RunData]) -> Vec<Group> {
             ("Made from", inputs),
             (
                 "Shards",
-                data.shards.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "),
+                data.folders().iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
             ),
             ("Manifest", format!("BLAKE3 {}", data.manifest_blake3)),
             ("Tokenizer", format!("BLAKE3 {}", data.tokenizer_blake3)),

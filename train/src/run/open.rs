@@ -1,10 +1,10 @@
 //! How a run comes to be: new, branched off another one, or resumed from its newest usable checkpoint.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use loader::Corpus;
+use loader::{Corpus, ShardFolder};
 use model::MaskedLm;
 use tch::Device;
 
@@ -34,13 +34,13 @@ impl Run {
     /// A folder that holds a run already, shards that cannot be read or do not fit the model, no such device.
     pub fn start(
         out: &Path,
-        shards: &[PathBuf],
+        shards: &[ShardFolder],
         config: Config,
         init: Option<&ModelFolder>,
         ranks: &Ranks,
     ) -> Result<Run, Error> {
         // Everything that can be wrong is found before anything is written.
-        let corpus = Corpus::open(shards)?;
+        let corpus = Corpus::open_weighted(shards)?;
         check_vocabulary(&config, &corpus)?;
         let initial = init.map(|init| init.initial(&config, &corpus)).transpose()?;
         let device = device::choose_for(config.train.device, ranks)?;
@@ -70,7 +70,7 @@ impl Run {
     pub fn branch(
         trunk: Checkpoint,
         out: &Path,
-        shards: &[PathBuf],
+        shards: &[ShardFolder],
         decay: Budget,
         sets: &[String],
         device: Option<DeviceChoice>,
@@ -98,7 +98,7 @@ impl Run {
             [] => trunk.shards()?,
             shards => shards.to_vec(),
         };
-        let corpus = Corpus::open(&shards)?;
+        let corpus = Corpus::open_weighted(&shards)?;
         check_vocabulary(&config, &corpus)?;
         let data = describe(&corpus, &shards)?;
         trunk.check(&config, identity(&data))?;
@@ -135,7 +135,7 @@ impl Run {
     /// checkpoint of another model or other data.
     pub fn resume(
         path: &Path,
-        shards: &[PathBuf],
+        shards: &[ShardFolder],
         device: Option<DeviceChoice>,
         micro_batch: Option<MicroBatchTokens>,
         ranks: &Ranks,
@@ -150,8 +150,8 @@ impl Run {
             folder.write_config(&config)?;
         }
         let mut provenance = Provenance::read(&folder.provenance())?;
-        let shards = if shards.is_empty() { provenance.data.shards.clone() } else { shards.to_vec() };
-        let corpus = Corpus::open(&shards)?;
+        let shards = if shards.is_empty() { provenance.data.folders() } else { shards.to_vec() };
+        let corpus = Corpus::open_weighted(&shards)?;
         check_vocabulary(&config, &corpus)?;
         let data = describe(&corpus, &shards)?;
         let device = device::choose_for(config.train.device, ranks)?;
@@ -338,17 +338,24 @@ fn identity(data: &Data) -> Identity<'_> {
 }
 
 /// Describes a corpus for the provenance.
-fn describe(corpus: &Corpus, shards: &[PathBuf]) -> Result<Data, Error> {
-    let absolute =
-        |path: &PathBuf| fs::canonicalize(path).map_err(|source| Error::Read { path: path.clone(), source });
+fn describe(corpus: &Corpus, shards: &[ShardFolder]) -> Result<Data, Error> {
+    let absolute = |ShardFolder { path, .. }: &ShardFolder| {
+        fs::canonicalize(path).map_err(|source| Error::Read { path: path.clone(), source })
+    };
     let manifests = corpus.manifests();
+    let weights = corpus.weights().unwrap_or_default().to_vec();
     let sums: Vec<String> = manifests.iter().map(|manifest| manifest.blake3()).collect();
     let manifest_blake3 = match sums.as_slice() {
+        // Another mixture is another corpus.
+        [_, _, ..] if !weights.is_empty() => {
+            blake3::hash(format!("{sums:?} {weights:?}").as_bytes()).to_hex().to_string()
+        }
         [one] => one.clone(),
         _ => blake3::hash(sums.concat().as_bytes()).to_hex().to_string(),
     };
     Ok(Data {
         shards: shards.iter().map(absolute).collect::<Result<_, _>>()?,
+        weights,
         manifest_blake3,
         tokenizer_blake3: corpus.tokenizer().blake3.clone(),
         vocab_size: corpus.tokenizer().vocab_size,
