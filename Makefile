@@ -6,7 +6,7 @@ C4 ?=
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench-ingest bench-encoder bench-ingest-parts bench-gpu bench-scaling bench-glue bench-pareto build libtorch check-tools lint fmt clean-demo test-transformers
+.PHONY: help demo test models bench-ingest bench-encoder bench-ingest-parts bench-gpu bench-scaling bench-glue bench-pareto build libtorch check-tools lint fmt clean-demo test-transformers
 
 help: ## this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,9 +14,11 @@ help: ## this list
 demo: build ## documentation of the locked crates -> shards -> a trained tiny MosaicBERT -> demo/report.html (C4="FILE..." takes your own text)
 	@CARGO="$(CARGO)" sh tests/demo/demo.sh $(C4)
 
-test: lint ## everything: formatting, clippy, unit, property, parity and end-to-end tests
+test: lint models ## everything: formatting, clippy, unit, property, parity and end-to-end tests, model checkers
 	@echo "== loader, with overflow checks"
 	$(CARGO) test --locked -p loader
+	@echo "== loader, without vector instructions: the same batches"
+	$(CARGO) test --locked -p loader --no-default-features -- mask golden
 	@echo "== all crates"
 	$(CARGO) build --locked --release --workspace --bins --examples
 	$(CARGO) test --locked --release --workspace
@@ -24,6 +26,12 @@ test: lint ## everything: formatting, clippy, unit, property, parity and end-to-
 test-transformers: build ## exported and imported models beside Hugging Face's transformers (5 GB into .python/transformers, or TESSERA_PYTHON=...)
 	@[ -n "$(TESSERA_PYTHON)" ] || tests/transformers/setup.sh
 	$(CARGO) test --locked --release -p train --test all -- --nocapture --test-threads 1 transformers
+
+models: ## the loader's ring under loom, its worker set under shuttle
+	@echo "== ring, under loom"
+	LOOM_MAX_PREEMPTIONS=2 $(CARGO) test --locked -p loader --features loom --test ring_loom
+	@echo "== workers, under shuttle"
+	$(CARGO) test --locked -p loader --features shuttle --lib shuttle
 
 build: libtorch ## the two programs, target/release/{ingest,train}
 	$(CARGO) build --locked --release --workspace --bins --examples

@@ -41,7 +41,9 @@ impl BatchSizes {
         };
         let sizes = Self { from, to, warmup: config.batch_warmup_steps, per_sample };
         match sizes.smallest() {
-            0 => Err(invalid(field, to, "enough for a sample in every batch, also in the first of a warm-up")),
+            0 => {
+                Err(invalid(field, to, "enough for a sample in every batch, also in the first of a warm-up"))
+            }
             _ => Ok(sizes),
         }
     }

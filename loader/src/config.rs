@@ -170,7 +170,9 @@ impl LoaderConfig {
         check_micro_batch_tokens(self.micro_batch_tokens)?;
         self.mask_rate.validate()?;
         let most = MOST_IN_A_BATCH;
-        for (field, value, least) in [("batch_size", self.batch_size, 1), ("batch_tokens", self.batch_tokens, 0)] {
+        for (field, value, least) in
+            [("batch_size", self.batch_size, 1), ("batch_tokens", self.batch_tokens, 0)]
+        {
             if !(least..=most as usize).contains(&value) {
                 return Err(invalid(field, value, "1 to 4294967295"));
             }
@@ -180,7 +182,11 @@ impl LoaderConfig {
         }
         let from = self.batch_warmup_from;
         if !(from > 0.0 && from <= 1.0) {
-            return Err(invalid("batch_warmup_from", from, "above 0 and at most 1, a fraction of the full batch"));
+            return Err(invalid(
+                "batch_warmup_from",
+                from,
+                "above 0 and at most 1, a fraction of the full batch",
+            ));
         }
         let at_least_one = [
             ("workers", self.workers as u64),

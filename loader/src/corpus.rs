@@ -273,7 +273,11 @@ impl Samples {
             .map(|(documents, &weight)| {
                 let range = self.first_of(documents.start)?..self.first_of(documents.end)?;
                 if range.is_empty() {
-                    return Err(invalid("a weight of --shards", weight, "none for a folder without training documents"));
+                    return Err(invalid(
+                        "a weight of --shards",
+                        weight,
+                        "none for a folder without training documents",
+                    ));
                 }
                 part(range, weight)
             })
@@ -510,7 +514,8 @@ fn check_same_tokenizer(
 /// Documents are held out by a hash of their text, so a document that is in both folders is on the same side in both,
 /// provided that the same share was held out.
 fn check_same_held_out(first: (&Path, &Manifest), second: (&Path, &Manifest)) -> Result<(), Error> {
-    let share = |manifest: &Manifest| manifest.ingest.options.get("held_out").and_then(|share| share.as_f64());
+    let share =
+        |manifest: &Manifest| manifest.ingest.options.get("held_out").and_then(|share| share.as_f64());
     match (share(first.1), share(second.1)) {
         (Some(expected), Some(found)) if expected != found => Err(Error::FoldersDiffer {
             first: first.0.to_owned(),

@@ -47,9 +47,11 @@ impl FromStr for ShardFolder {
             Ok(weight) if weight.is_finite() && weight > 0.0 => {
                 Ok(Self { path: path.into(), weight: Some(weight) })
             }
-            Ok(_) => {
-                Err(invalid("a weight of --shards", weight, "a number above 0; leave out a folder that gets none"))
-            }
+            Ok(_) => Err(invalid(
+                "a weight of --shards",
+                weight,
+                "a number above 0; leave out a folder that gets none",
+            )),
             // A misspelt weight is told from a path by the folder that it would belong to.
             Err(_) if Path::new(path).exists() => {
                 Err(invalid("a weight of --shards", format!("`{weight}`"), "a number above 0, as in DIR=0.7"))
@@ -114,7 +116,10 @@ mod tests {
         }
         let folders = ["a=1", "b"].map(|text| text.parse::<ShardFolder>().unwrap());
         let message = weights(&folders).unwrap_err().to_string();
-        assert_eq!(message, "--shards is b without a weight, expected a weight for every folder, as in DIR=0.7, or for none");
+        assert_eq!(
+            message,
+            "--shards is b without a weight, expected a weight for every folder, as in DIR=0.7, or for none"
+        );
         assert_eq!(weights(&folders[..1]).unwrap(), Some(vec![1.0]));
         assert_eq!(weights(&folders[1..]).unwrap(), None);
     }

@@ -40,7 +40,11 @@ impl Mixture {
     /// nothing.
     pub(crate) fn new(weights: &[f64]) -> Result<Self, Error> {
         if let Some(weight) = weights.iter().find(|weight| !(weight.is_finite() && **weight > 0.0)) {
-            return Err(invalid("a weight of --shards", weight, "a number above 0; leave out what gets none"));
+            return Err(invalid(
+                "a weight of --shards",
+                weight,
+                "a number above 0; leave out what gets none",
+            ));
         }
         let largest = weights.iter().copied().fold(0.0, f64::max);
         // Against the largest first: the sum itself may be beyond what a number can hold.
@@ -91,8 +95,12 @@ impl Mixture {
 
     /// The mean of what each part has, by the shares.
     pub(crate) fn mean(&self, of_each: impl Iterator<Item = u64>) -> u64 {
-        let sum: u128 =
-            self.levels.iter().zip(of_each).map(|(level, each)| u128::from(level.share) * u128::from(each)).sum();
+        let sum: u128 = self
+            .levels
+            .iter()
+            .zip(of_each)
+            .map(|(level, each)| u128::from(level.share) * u128::from(each))
+            .sum();
         (sum / u128::from(self.levels[0].whole)) as u64
     }
 }

@@ -72,7 +72,8 @@ impl Plan {
         let mut first = 0;
         let sources = (0..).zip(parts).map(|(number, part)| {
             let (block, window) = (config.shuffle_block, config.shuffle_window);
-            let source = Source { first, shuffle: Shuffle::new(part.samples, config.seed, number, block, window) };
+            let source =
+                Source { first, shuffle: Shuffle::new(part.samples, config.seed, number, block, window) };
             first += part.samples;
             source
         });
@@ -320,7 +321,8 @@ mod tests {
     #[test]
     fn parts_of_a_mixture_have_epochs_of_their_own() {
         let parts = [(20, 1.0), (90, 3.0)].map(|(samples, weight)| Part { samples, weight, mean_len: 9.0 });
-        let config = LoaderConfig { batch_size: 8, shuffle_block: 7, shuffle_window: 2, ..Default::default() };
+        let config =
+            LoaderConfig { batch_size: 8, shuffle_block: 7, shuffle_window: 2, ..Default::default() };
         let plan = Plan::new(&parts, &config).unwrap();
         assert_eq!(plan.samples(), 110);
         let visits: Vec<SampleId> = (0..90).flat_map(|step| batch(&plan, step)).collect();
@@ -342,7 +344,8 @@ mod tests {
     /// Equal numbers of samples under one seed are still shuffled independently.
     #[test]
     fn parts_of_a_mixture_have_orders_of_their_own() {
-        let plan = Plan::new(&[whole(50), whole(50)], &LoaderConfig { batch_size: 100, ..Default::default() });
+        let plan =
+            Plan::new(&[whole(50), whole(50)], &LoaderConfig { batch_size: 100, ..Default::default() });
         let ids = batch(&plan.unwrap(), 0);
         let order = |first: u64| -> Vec<u64> {
             let of_part = ids.iter().filter(|id| (first..first + 50).contains(&id.sample));

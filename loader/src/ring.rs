@@ -255,7 +255,7 @@ impl<T> Drop for Lease<T> {
     }
 }
 
-#[cfg(all(test, not(any(loom, shuttle))))]
+#[cfg(all(test, not(any(feature = "loom", feature = "shuttle"))))]
 mod tests {
     use std::thread;
 

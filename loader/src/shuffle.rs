@@ -62,7 +62,9 @@ impl Shuffle {
             (place.epoch, place.position) = (place.epoch + 1, 0);
         }
         let window = match &mut place.window {
-            Some(window) if window.epoch == place.epoch && window.positions.contains(&place.position) => window,
+            Some(window) if window.epoch == place.epoch && window.positions.contains(&place.position) => {
+                window
+            }
             other => other.insert(EpochOrder::new(self, place.epoch).window_at(place.position)),
         };
         let sample = window.sample(place.position, self.block);

@@ -1,7 +1,7 @@
 //! Whose atomics, cells and threads the ring and the workers use: the standard ones, or those of a model checker.
-//! `--cfg loom` explores the memory orders of the ring, `--cfg shuttle` the interleavings of the whole worker set.
+//! Feature `loom` explores the memory orders of the ring, feature `shuttle` the interleavings of the whole worker set.
 
-#[cfg(not(any(loom, shuttle)))]
+#[cfg(not(any(feature = "loom", feature = "shuttle")))]
 mod imp {
     pub(crate) use std::sync::Arc;
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
@@ -29,16 +29,16 @@ mod imp {
     }
 }
 
-#[cfg(any(loom, shuttle))]
+#[cfg(any(feature = "loom", feature = "shuttle"))]
 mod imp {
-    #[cfg(loom)]
+    #[cfg(feature = "loom")]
     pub(crate) use loom::{
         cell::UnsafeCell,
         sync::atomic::{AtomicBool, AtomicU64, Ordering, fence},
         sync::{Arc, Condvar, Mutex},
         thread,
     };
-    #[cfg(shuttle)]
+    #[cfg(feature = "shuttle")]
     pub(crate) use shuttle::{
         sync::atomic::{AtomicBool, AtomicU64, Ordering, fence},
         sync::{Arc, Condvar, Mutex},
@@ -46,11 +46,11 @@ mod imp {
     };
 
     /// [`std::cell::UnsafeCell`] with loom's interface.
-    #[cfg(shuttle)]
+    #[cfg(feature = "shuttle")]
     #[derive(Debug)]
     pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
 
-    #[cfg(shuttle)]
+    #[cfg(feature = "shuttle")]
     impl<T> UnsafeCell<T> {
         pub(crate) fn new(value: T) -> Self {
             Self(std::cell::UnsafeCell::new(value))

@@ -122,7 +122,7 @@ impl<T> Drop for Workers<T> {
     }
 }
 
-#[cfg(all(test, not(any(loom, shuttle))))]
+#[cfg(all(test, not(any(feature = "loom", feature = "shuttle"))))]
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -223,8 +223,8 @@ mod tests {
     }
 }
 
-/// The whole worker set under a checker that tries many interleavings: `RUSTFLAGS="--cfg shuttle" cargo test --lib`.
-#[cfg(all(test, shuttle))]
+/// The whole worker set under a checker that tries many interleavings; `make models` runs it.
+#[cfg(all(test, feature = "shuttle"))]
 mod shuttle_tests {
     use super::*;
 

@@ -1,10 +1,6 @@
 //! The ring under loom, which tries every interleaving and every outcome that the memory orders allow, within a bound on
-//! preemptions. An ordinary test run compiles nothing of this:
-//!
-//! ```text
-//! RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=2 cargo test -p loader --release --test ring_loom --target-dir target/loom
-//! ```
-#![cfg(loom)]
+//! preemptions. `make models` runs it; a test run without the feature compiles nothing of this.
+#![cfg(feature = "loom")]
 
 // The checker must see the very atomics, and they are no part of the crate's interface.
 #[allow(dead_code, unreachable_pub)]

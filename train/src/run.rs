@@ -80,6 +80,98 @@ struct Watch {
 }
 
 impl Run {
+<<<<<<< HEAD
+=======
+    /// A new run in `out`, trained on `shards`.
+    ///
+    /// # Errors
+    /// A folder that holds a run already, shards that cannot be read or do not fit the model, no such device.
+    pub fn start(out: &Path, shards: &[ShardFolder], config: Config) -> Result<Run, Error> {
+        // Everything that can be wrong is found before anything is written.
+        let corpus = Corpus::open_weighted(shards)?;
+        check_vocabulary(&config, &corpus)?;
+        let device = device::choose(config.train.device)?;
+        let (folder, lock) = RunFolder::create(out)?;
+        let (model, optimizer) = build(&config, device)?;
+        let provenance = Provenance {
+            program: host::PROGRAM.to_owned(),
+            commit: host::commit(),
+            torch: host::TORCH.to_owned(),
+            started: host::now(),
+            command: std::env::args().collect(),
+            host: Host::detect(),
+            device: device::name(device).to_owned(),
+            threads: tch::get_num_threads() as usize,
+            data: describe(&corpus, shards)?,
+            parameters: config.model.parameter_count() as u64,
+            resumptions: Vec::new(),
+        };
+        provenance.write(&folder.provenance())?;
+        folder.write_config(&config)?;
+        let state = State::start(identity(&provenance.data));
+        Run::assemble(folder, lock, config, corpus, device, model, optimizer, state)
+    }
+
+    /// The run in `path`, from its newest usable checkpoint, or from the beginning when it has not saved yet.
+    /// `shards` and `device` replace where the data lies and what computes; both must give the same results.
+    ///
+    /// # Errors
+    /// A folder that holds no run, one that another process trains in, checkpoints that are all unusable, or a
+    /// checkpoint of another model or other data.
+    pub fn resume(path: &Path, shards: &[ShardFolder], device: Option<DeviceChoice>) -> Result<Run, Error> {
+        let folder = RunFolder::open(path)?;
+        let lock = folder.lock()?;
+        let mut config = folder.read_config()?;
+        config.train.device = device.unwrap_or(config.train.device);
+        config.validate()?;
+        let mut provenance = Provenance::read(&folder.provenance())?;
+        let shards = if shards.is_empty() { provenance.data.folders() } else { shards.to_vec() };
+        let corpus = Corpus::open_weighted(&shards)?;
+        check_vocabulary(&config, &corpus)?;
+        let data = describe(&corpus, &shards)?;
+        let device = device::choose(config.train.device)?;
+        fs::create_dir_all(folder.checkpoints())
+            .map_err(|source| Error::Write { path: folder.checkpoints(), source })?;
+        checkpoint::remove_unfinished(&folder.checkpoints())?;
+        let found = checkpoint::latest(path, |error| eprintln!("{error}; trying the one before"))?;
+        let (model, mut optimizer) = build(&config, device)?;
+        let state = match found {
+            Some(checkpoint) => {
+                checkpoint.check(&config, identity(&data))?;
+                checkpoint.load_parameters(model.parameters())?;
+                checkpoint.load_optimizer(&mut optimizer)?;
+                eprintln!("resuming from {}", checkpoint.path.display());
+                checkpoint.state
+            }
+            None => {
+                eprintln!("{} has no checkpoint yet; starting from step 0", path.display());
+                State::start(identity(&data))
+            }
+        };
+        let program = host::PROGRAM.to_owned();
+        provenance.resumptions.push(Resumption { step: state.step, at: host::now(), program });
+        provenance.data = data;
+        provenance.write(&folder.provenance())?;
+        Run::assemble(folder, lock, config, corpus, device, model, optimizer, state)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of the structure, collected in two ways")]
+    fn assemble(
+        folder: RunFolder,
+        lock: RunLock,
+        config: Config,
+        corpus: Arc<Corpus>,
+        device: Device,
+        model: MaskedLm,
+        optimizer: DecoupledAdamW,
+        state: State,
+    ) -> Result<Run, Error> {
+        let metrics = MetricsWriter::resume(&folder.metrics(), state.step)?;
+        let unigram = eval::unigram(&corpus, config.loader.policy, config.train.seq_len)?;
+        Ok(Run { folder, _lock: lock, config, corpus, device, model, optimizer, state, metrics, unigram })
+    }
+
+>>>>>>> 8d58f15 (Model checkers as features of loader, run by make; golden batches of a mixture; fuzz targets of shards and manifests)
     /// Steps done.
     pub fn step(&self) -> u64 {
         self.state.step
@@ -404,3 +496,70 @@ fn is_due(done: u64, every: u64) -> bool {
     // Zero divides nothing but zero, and `done` is at least one.
     done.is_multiple_of(every)
 }
+<<<<<<< HEAD
+=======
+
+/// Model and optimizer of a configuration, with initial weights.
+pub(crate) fn build(config: &Config, device: Device) -> Result<(MaskedLm, DecoupledAdamW), Error> {
+    device::set_threads(config.train.threads);
+    let mut model = MaskedLm::new(&config.model, config.seed, device, device::compute_kind(device))?;
+    match config.train.path {
+        PathChoice::Fused => model.use_fused_path()?,
+        PathChoice::Auto if device.is_cuda() => {
+            if let Err(reason) = model.use_fused_path() {
+                eprintln!("note: training on the reference path, which is slower: {reason}");
+            }
+        }
+        PathChoice::Auto | PathChoice::Reference => {}
+    }
+    let optimizer = DecoupledAdamW::of(config.optimizer.clone(), &model)?;
+    Ok((model, optimizer))
+}
+
+/// Refuses shards whose ids the model has no rows for.
+pub(crate) fn check_vocabulary(config: &Config, corpus: &Corpus) -> Result<(), Error> {
+    let (found, expected) = (config.model.vocab_size, corpus.tokenizer().model_vocab_size);
+    match found == i64::from(expected) {
+        true => Ok(()),
+        false => Err(Error::Vocabulary { found, expected }),
+    }
+}
+
+fn identity(data: &Data) -> Identity<'_> {
+    Identity { manifest_blake3: &data.manifest_blake3, tokenizer_blake3: &data.tokenizer_blake3 }
+}
+
+/// Describes a corpus for the provenance.
+fn describe(corpus: &Corpus, shards: &[ShardFolder]) -> Result<Data, Error> {
+    let absolute = |ShardFolder { path, .. }: &ShardFolder| {
+        fs::canonicalize(path).map_err(|source| Error::Read { path: path.clone(), source })
+    };
+    let manifests = corpus.manifests();
+    let weights = corpus.weights().unwrap_or_default().to_vec();
+    let sums: Vec<String> = manifests.iter().map(|manifest| manifest.blake3()).collect();
+    let manifest_blake3 = match sums.as_slice() {
+        // Another mixture is another corpus.
+        [_, _, ..] if !weights.is_empty() => {
+            blake3::hash(format!("{sums:?} {weights:?}").as_bytes()).to_hex().to_string()
+        }
+        [one] => one.clone(),
+        _ => blake3::hash(sums.concat().as_bytes()).to_hex().to_string(),
+    };
+    Ok(Data {
+        shards: shards.iter().map(absolute).collect::<Result<_, _>>()?,
+        weights,
+        manifest_blake3,
+        tokenizer_blake3: corpus.tokenizer().blake3.clone(),
+        vocab_size: corpus.tokenizer().vocab_size,
+        documents: manifests.iter().map(|manifest| manifest.documents).sum(),
+        held_out_documents: manifests.iter().map(|manifest| manifest.held_out_documents).sum(),
+        tokens: manifests.iter().map(|manifest| manifest.tokens).sum(),
+        text_bytes: manifests.iter().map(|manifest| manifest.text_bytes).sum(),
+        inputs: manifests
+            .iter()
+            .flat_map(|manifest| &manifest.ingest.inputs)
+            .map(|input| input.path.rsplit('/').next().unwrap_or_default().to_owned())
+            .collect(),
+    })
+}
+>>>>>>> 8d58f15 (Model checkers as features of loader, run by make; golden batches of a mixture; fuzz targets of shards and manifests)

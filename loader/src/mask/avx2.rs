@@ -27,7 +27,8 @@ pub(super) struct Avx2 {
 impl Avx2 {
     /// Asks the processor.
     pub(super) fn detect(key: Key) -> Option<Self> {
-        let found = is_x86_feature_detected!("avx2")
+        let found = cfg!(feature = "simd")
+            && is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("bmi1")
             && is_x86_feature_detected!("popcnt");
         found.then(|| Self { keys: key.schedule().map(|keys| keys.map(u64::from)) })

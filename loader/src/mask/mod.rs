@@ -383,7 +383,9 @@ mod tests {
                 let (ids, choices) = masked(&masker, rate, 0, number, &text);
                 for word in choices.chunks(4) {
                     let at: Vec<usize> = word.iter().map(|(at, _)| *at).collect();
-                    assert!(at.len() == 4 && at[0] % 4 == 0 && at.windows(2).all(|pair| pair[0] + 1 == pair[1]));
+                    assert!(
+                        at.len() == 4 && at[0] % 4 == 0 && at.windows(2).all(|pair| pair[0] + 1 == pair[1])
+                    );
                 }
                 chosen += choices.len() as u64;
                 hidden += choices.iter().filter(|(at, _)| ids[*at] == 103).count() as u64;

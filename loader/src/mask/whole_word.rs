@@ -74,16 +74,15 @@ impl Continuations {
         if kind != "WordPiece" {
             return Err(no_words(format!("its model is of type {kind:?}")));
         }
-        let ids = vocabulary.iter().filter(|(token, _)| token.len() > prefix.len() && token.starts_with(&prefix));
+        let ids =
+            vocabulary.iter().filter(|(token, _)| token.len() > prefix.len() && token.starts_with(&prefix));
         Ok(Self::from_ids(ids.map(|(_, id)| *id), corpus.tokenizer().vocab_size))
     }
 
     /// The given ids, of a vocabulary of `vocab_size`; those outside it are left out.
     pub fn from_ids(ids: impl IntoIterator<Item = u32>, vocab_size: u32) -> Self {
         let mut bits = vec![0u64; vocab_size.div_ceil(64) as usize];
-        ids.into_iter()
-            .filter(|id| *id < vocab_size)
-            .for_each(|id| bits[id as usize / 64] |= 1 << (id % 64));
+        ids.into_iter().filter(|id| *id < vocab_size).for_each(|id| bits[id as usize / 64] |= 1 << (id % 64));
         Self { bits: bits.into() }
     }
 

@@ -176,7 +176,10 @@ fn folders_that_are_wrong_are_refused_at_open() {
         manifest.write(dir.path()).unwrap();
     }
     let text = Corpus::open(&[dir.path(), other.path()]).unwrap_err().to_string();
-    assert!(text.contains("the share of documents held out is 0.01 in the second, 0.005 in the first"), "{text}");
+    assert!(
+        text.contains("the share of documents held out is 0.01 in the second, 0.005 in the first"),
+        "{text}"
+    );
 
     let dir = make();
     let text = Corpus::open(&[dir.path(), &dir.path().join(".")]).unwrap_err().to_string();

@@ -16,9 +16,8 @@ const TOKENIZER: &[u8] = b"{\"a tokenizer\": true}";
 
 /// A WordPiece tokenizer of [`VOCAB`] ids, of which those from 600 on continue words.
 pub(crate) fn word_piece() -> Vec<u8> {
-    let vocabulary: serde_json::Map<String, serde_json::Value> = (0..VOCAB)
-        .map(|id| (format!("{}t{id}", if id < 600 { "" } else { "##" }), id.into()))
-        .collect();
+    let vocabulary: serde_json::Map<String, serde_json::Value> =
+        (0..VOCAB).map(|id| (format!("{}t{id}", if id < 600 { "" } else { "##" }), id.into())).collect();
     let model = serde_json::json!({
         "type": "WordPiece", "continuing_subword_prefix": "##", "unk_token": "t100", "vocab": vocabulary
     });
@@ -69,7 +68,12 @@ pub(crate) fn write_folder(dir: &Path, token_bytes: u8, shards: &[Documents]) ->
 }
 
 /// As [`write_folder`], with a tokenizer of one's own.
-pub(crate) fn write_folder_of(dir: &Path, tokenizer: &[u8], token_bytes: u8, shards: &[Documents]) -> Manifest {
+pub(crate) fn write_folder_of(
+    dir: &Path,
+    tokenizer: &[u8],
+    token_bytes: u8,
+    shards: &[Documents],
+) -> Manifest {
     std::fs::write(dir.join("tokenizer.json"), tokenizer).unwrap();
     let mut entries = Vec::new();
     for (index, documents) in (0..).zip(shards) {

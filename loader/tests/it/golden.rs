@@ -1,15 +1,33 @@
 //! Batches as text, checked in, so that any change of order, masks or cuts is seen in review.
 //!
-//! After a change that is meant, run the tests with `UPDATE_GOLDEN=1` and read the difference.
+//! After a change that is meant, write them again as their first line says, and read the difference. The test is also run
+//! on a build without vector instructions (`--no-default-features`), which must give the same text.
 
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use loader::{HeldOutConfig, Loader, LoaderConfig, MicroBatch, SamplePolicy, Split, held_out_batches};
+use loader::{
+    Corpus, HeldOutConfig, LinearMaskRate, Loader, LoaderConfig, MaskRate, MicroBatch, SamplePolicy, Split,
+    StepBatch, held_out_batches,
+};
 
 use crate::fixture::{config, corpus};
+use crate::order::two_folders;
+
+/// What each file begins with.
+const HOW: &str = "# Written by `UPDATE_GOLDEN=1 cargo test -p loader --test it golden`. INPUT<LABEL is a token to predict.\n";
+
+fn show_step(text: &mut String, batch: &StepBatch) {
+    writeln!(
+        text,
+        "step {} epoch {} samples {} tokens {} masked {}",
+        batch.step, batch.epoch, batch.samples, batch.tokens, batch.masked_tokens
+    )
+    .unwrap();
+    batch.micro_batches.iter().for_each(|batch| show(text, batch));
+}
 
 fn show(text: &mut String, batch: &MicroBatch) {
     writeln!(text, "  micro-batch: longest {}", batch.max_seqlen).unwrap();
@@ -29,6 +47,7 @@ fn show(text: &mut String, batch: &MicroBatch) {
 }
 
 fn check(name: &str, text: &str) {
+    let text = &format!("{HOW}{text}");
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         fs::write(&path, text).unwrap();
@@ -49,14 +68,7 @@ fn training(policy: SamplePolicy) -> String {
     let mut text = String::new();
     for step in [0, 1, across_epochs] {
         for batch in Loader::start(Arc::clone(&corpus), &config, 0, 1, step, step + 1).unwrap() {
-            let batch = batch.unwrap();
-            writeln!(
-                text,
-                "step {} epoch {} samples {} tokens {} masked {}",
-                batch.step, batch.epoch, batch.samples, batch.tokens, batch.masked_tokens
-            )
-            .unwrap();
-            batch.micro_batches.iter().for_each(|batch| show(&mut text, batch));
+            show_step(&mut text, &batch.unwrap());
         }
     }
     text
@@ -70,6 +82,27 @@ fn truncated_batches_are_as_they_were() {
 #[test]
 fn chunked_batches_are_as_they_were() {
     check("chunk.txt", &training(SamplePolicy::Chunk));
+}
+
+/// Two folders with weights, a batch of tokens that grows, whole words, a falling mask rate, and the second of three ranks.
+#[test]
+fn mixed_batches_are_as_they_were() {
+    let (_dir, corpus): (_, Arc<Corpus>) = two_folders(true);
+    let config = LoaderConfig {
+        batch_tokens: 200,
+        batch_warmup_steps: 10,
+        batch_warmup_from: 0.3,
+        whole_word_masking: true,
+        mask_rate: MaskRate::Linear(LinearMaskRate { from: 0.4, to: 0.2, steps: 10 }),
+        ..config()
+    };
+    let mut text = String::new();
+    for step in [0, 5, 40] {
+        for batch in Loader::start(Arc::clone(&corpus), &config, 1, 3, step, step + 1).unwrap() {
+            show_step(&mut text, &batch.unwrap());
+        }
+    }
+    check("mixed.txt", &text);
 }
 
 #[test]

@@ -25,7 +25,11 @@ fn folders(documents: &[usize], weights: &[f64]) -> (TempDir, Vec<ShardFolder>) 
 }
 
 /// The number of the folder and the length of each sample of a step.
-fn sources(corpus: &Arc<Corpus>, config: &LoaderConfig, steps: std::ops::Range<u64>) -> Vec<Vec<(u32, usize)>> {
+fn sources(
+    corpus: &Arc<Corpus>,
+    config: &LoaderConfig,
+    steps: std::ops::Range<u64>,
+) -> Vec<Vec<(u32, usize)>> {
     batches(corpus, config, 0, 1, steps)
         .iter()
         .map(|batch| {

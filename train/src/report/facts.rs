@@ -28,10 +28,7 @@ pub(crate) fn data(runs: &[RunData]) -> Vec<Group> {
             ("Text", format!("{:.1} MB", data.text_bytes as f64 / 1e6)),
             ("Vocabulary", count(u64::from(data.vocab_size))),
             ("Made from", inputs),
-            (
-                "Shards",
-                data.folders().iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
-            ),
+            ("Shards", data.folders().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
             ("Manifest", format!("BLAKE3 {}", data.manifest_blake3)),
             ("Tokenizer", format!("BLAKE3 {}", data.tokenizer_blake3)),
         ];
