@@ -93,7 +93,7 @@ fn mixed_batches_are_as_they_were() {
         batch_warmup_steps: 10,
         batch_warmup_from: 0.3,
         whole_word_masking: true,
-        mask_rate: MaskRate::Linear(LinearMaskRate { from: 0.4, to: 0.2, steps: 10 }),
+        mask_rate: MaskRate::Linear(LinearMaskRate { from: 0.4, to: 0.2, first_step: 0, steps: 10 }),
         ..config()
     };
     let mut text = String::new();

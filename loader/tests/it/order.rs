@@ -46,7 +46,7 @@ fn settings() -> impl Strategy<Value = LoaderConfig> {
             batch_warmup_from: 1.0 - warmup as f64 / 100.0,
             whole_word_masking: whole_words,
             mask_rate: match linear {
-                true => MaskRate::Linear(LinearMaskRate { from: 0.4, to: 0.1, steps: 9 }),
+                true => MaskRate::Linear(LinearMaskRate { from: 0.4, to: 0.1, first_step: 0, steps: 9 }),
                 false => MaskRate::Constant(0.3),
             },
             seed,
