@@ -119,7 +119,9 @@ impl Masker {
         let key = Key::derive(seed, Purpose::Mask);
         let rule = Rule { key, vocab_size: tokenizer.vocab_size, special: special.ids(), mask: special.mask };
         let portable = Self { rule, continuations: None, code: Code::Portable };
-        let kinds = Instructions::ALL.into_iter().filter(|kind| cfg!(feature = "simd") || *kind == Instructions::Portable);
+        let kinds = Instructions::ALL
+            .into_iter()
+            .filter(|kind| cfg!(feature = "simd") || *kind == Instructions::Portable);
         let fastest = kinds.into_iter().find_map(|kind| portable.using(kind));
         fastest.unwrap_or(portable)
     }
