@@ -191,13 +191,13 @@ impl Run {
     ///
     /// # Errors
     /// [`Error::Join`] when the shards are others than rank 0's; shards that cannot be read; no such device.
-    pub fn follow(shards: &[PathBuf], ranks: &Ranks) -> Result<Run, Error> {
+    pub fn follow(shards: &[ShardFolder], ranks: &Ranks) -> Result<Run, Error> {
         let plan = Plan::hear(ranks)?;
+        let shards = if shards.is_empty() { plan.folders() } else { shards.to_vec() };
         let (config, state) = (plan.config()?, plan.state);
-        let shards = if shards.is_empty() { &plan.shards } else { shards };
-        let corpus = Corpus::open(shards)?;
+        let corpus = Corpus::open_weighted(&shards)?;
         check_vocabulary(&config, &corpus)?;
-        let found = describe(&corpus, shards)?.manifest_blake3;
+        let found = describe(&corpus, &shards)?.manifest_blake3;
         if found != state.manifest_blake3 {
             let reason = format!(
                 "rank {} reads other shards than rank 0: their manifest is {found}, that of rank 0 is {}",

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use loader::ShardFolder;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::State;
@@ -31,7 +32,8 @@ pub(super) struct Plan {
     config: String,
     /// Where rank 0 writes: for messages.
     pub(super) folder: PathBuf,
-    pub(super) shards: Vec<PathBuf>,
+    /// The shard folders, each with its weight, if it has one.
+    shards: Vec<(PathBuf, Option<f64>)>,
     pub(super) state: State,
     pub(super) beginning: Beginning,
 }
@@ -47,7 +49,7 @@ impl Plan {
         Plan {
             config: config.to_toml(),
             folder: folder.path().to_owned(),
-            shards: data.shards.clone(),
+            shards: data.folders().into_iter().map(|ShardFolder { path, weight }| (path, weight)).collect(),
             state: state.clone(),
             beginning,
         }
@@ -62,6 +64,11 @@ impl Plan {
     pub(super) fn hear(ranks: &Ranks) -> Result<Plan, Error> {
         let text = ranks.share_text(|| unreachable!("rank 0 does not listen"))?;
         serde_json::from_str(&text).map_err(|error| incomprehensible(&error))
+    }
+
+    /// The shard folders where rank 0 has them.
+    pub(super) fn folders(&self) -> Vec<ShardFolder> {
+        self.shards.iter().cloned().map(|(path, weight)| ShardFolder { path, weight }).collect()
     }
 
     pub(super) fn config(&self) -> Result<Config, Error> {
