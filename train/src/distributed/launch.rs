@@ -80,9 +80,10 @@ impl Variables<'_> {
     fn torchrun(&self) -> Result<Launch, Error> {
         let all = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"];
         let [rank, world_size, local_rank] = [all[0], all[1], all[2]].map(|name| self.number(name, &all));
+        let (rank, world_size, local_rank) = (rank?, world_size?, local_rank?);
         let address = self.needed("MASTER_ADDR", &all)?;
         self.needed("MASTER_PORT", &all)?;
-        self.launch(rank?, world_size?, local_rank?, address, PORT)
+        self.launch(rank, world_size, local_rank, address, PORT)
     }
 
     fn open_mpi(&self) -> Result<Option<Launch>, Error> {

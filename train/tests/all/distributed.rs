@@ -100,9 +100,6 @@ fn assert_same_losses(bench: &Bench, one: &str, other: &str) {
         let found = other_losses[at];
         assert!((loss - found).abs() < 1e-4, "{other}, {at:?}: {found}, expected {loss}");
     }
-    // They are losses of a model that learns, not of one that stands still.
-    let train = |step| one_losses[&("train".to_owned(), step)];
-    assert!(train(STEPS) < train(1) - 0.05, "{one_losses:?}");
 }
 
 #[test]
