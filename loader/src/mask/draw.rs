@@ -45,7 +45,7 @@ impl Draw {
     pub(super) fn among_choosing(&self, word: i32) -> i32 {
         // Distances from the least word, which is what the signed order counts from.
         let chosen = (i64::from(self.chosen_last) - i64::from(i32::MIN) + 1) as u64;
-        let place = u64::from(word.wrapping_sub(i32::MIN) as u32) * chosen >> 32;
+        let place = (u64::from(word.wrapping_sub(i32::MIN) as u32) * chosen) >> 32;
         i32::MIN.wrapping_add(place as i32)
     }
 
