@@ -386,7 +386,9 @@ mod tests {
                 for word in choices.chunks(4) {
                     let at: Vec<usize> = word.iter().map(|(at, _)| *at).collect();
                     assert!(
-                        at.len() == 4 && at[0] % 4 == 0 && at.windows(2).all(|pair| pair[0] + 1 == pair[1])
+                        at.len() == 4
+                            && at[0].is_multiple_of(4)
+                            && at.windows(2).all(|pair| pair[0] + 1 == pair[1])
                     );
                 }
                 chosen += choices.len() as u64;
