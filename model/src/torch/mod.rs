@@ -2,7 +2,7 @@
 //!
 //! Three layers: `sys` declares the C functions of `csrc/bridge.h`, `check` turns their messages into errors and their
 //! handles into tensors, and what is public here is safe. `nvrtc` and `driver` compile and launch the kernels of
-//! `csrc/kernels`; `products` are the matrix products between them. `distributed` is what several processes need to train
+//! `csrc/kernels`; `products` are the matrix products between them, over the functions of `cublaslt`. `distributed` is what several processes need to train
 //! together.
 
 // C functions, foreign libraries and raw device memory: no type system can vouch for them.
@@ -11,6 +11,7 @@
 mod autograd;
 pub(crate) mod cache;
 mod check;
+mod cublaslt;
 pub mod distributed;
 pub(crate) mod driver;
 mod memory;

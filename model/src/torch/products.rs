@@ -13,31 +13,18 @@ use std::ptr::null_mut;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use libloading::os::unix::{Library, RTLD_NOW};
 use tch::{Device, Kind, Tensor};
 
 use super::cache::{cache_folder, keep_first, read_cached};
+use super::cublaslt::{
+    Algorithm, Api, BFLOAT16, COMPUTE_FLOAT, DESCRIPTION_BIAS_POINTER, DESCRIPTION_EPILOGUE,
+    DESCRIPTION_TRANSPOSE_A, DESCRIPTION_TRANSPOSE_B, EPILOGUE_BIAS, FLOAT, Object, PREFERENCE_ALIGNMENTS,
+    PREFERENCE_REDUCTION_SCHEMES, PREFERENCE_WORKSPACE_BYTES, Proposal, REDUCTION_OUT_OF_PLACE, Status,
+    checked,
+};
 use super::driver::Gpu;
 use super::memory::current_stream;
 use crate::Error;
-
-/// cublasStatus_t.
-type Status = c_int;
-
-// Numbers of cublasLt.h, cublas_api.h and library_types.h.
-const FLOAT: c_int = 0;
-const BFLOAT16: c_int = 14;
-const COMPUTE_FLOAT: c_int = 68;
-const DESCRIPTION_TRANSPOSE_A: c_int = 3;
-const DESCRIPTION_TRANSPOSE_B: c_int = 4;
-const DESCRIPTION_EPILOGUE: c_int = 7;
-const DESCRIPTION_BIAS_POINTER: c_int = 8;
-const EPILOGUE_BIAS: c_int = 4;
-const PREFERENCE_WORKSPACE_BYTES: c_int = 1;
-const PREFERENCE_REDUCTION_SCHEMES: c_int = 3;
-/// Partial sums go through the workspace, in the compute type or the output's: their order is fixed.
-const REDUCTION_OUT_OF_PLACE: u32 = 2 | 4;
-const PREFERENCE_ALIGNMENTS: [c_int; 4] = [5, 6, 7, 8];
 
 const WORKSPACE: i64 = 64 << 20;
 /// Proposals asked for.
@@ -53,145 +40,6 @@ const RUN: Duration = Duration::from_millis(6);
 const BORROWED: i64 = 8;
 /// A proposal must be this much faster than the first to be taken instead.
 const ADVANTAGE: f64 = 1.005;
-
-/// cublasLtMatmulAlgo_t: plain words, which the library promises to understand again in another process.
-type Algorithm = [u64; 8];
-
-/// cublasLtMatmulHeuristicResult_t.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct Proposal {
-    algorithm: Algorithm,
-    workspace: usize,
-    state: Status,
-    waves: f32,
-    reserved: [c_int; 4],
-}
-
-/// The library's functions, by their names in cublasLt.h.
-struct Api {
-    version: unsafe extern "C" fn() -> usize,
-    create: unsafe extern "C" fn(*mut *mut c_void) -> Status,
-    description_create: unsafe extern "C" fn(*mut *mut c_void, c_int, c_int) -> Status,
-    description_set: unsafe extern "C" fn(*mut c_void, c_int, *const c_void, usize) -> Status,
-    description_destroy: unsafe extern "C" fn(*mut c_void) -> Status,
-    layout_create: unsafe extern "C" fn(*mut *mut c_void, c_int, u64, u64, i64) -> Status,
-    layout_destroy: unsafe extern "C" fn(*mut c_void) -> Status,
-    preference_create: unsafe extern "C" fn(*mut *mut c_void) -> Status,
-    preference_set: unsafe extern "C" fn(*mut c_void, c_int, *const c_void, usize) -> Status,
-    preference_destroy: unsafe extern "C" fn(*mut c_void) -> Status,
-    propose: unsafe extern "C" fn(
-        *mut c_void,
-        *mut c_void,
-        *mut c_void,
-        *mut c_void,
-        *mut c_void,
-        *mut c_void,
-        *mut c_void,
-        c_int,
-        *mut Proposal,
-        *mut c_int,
-    ) -> Status,
-    check: unsafe extern "C" fn(
-        *mut c_void,
-        *mut c_void,
-        *mut c_void,
-        *mut c_void,
-        *mut c_void,
-        *mut c_void,
-        *const Algorithm,
-        *mut Proposal,
-    ) -> Status,
-    multiply: unsafe extern "C" fn(
-        *mut c_void,
-        *mut c_void,
-        *const c_void,
-        *const c_void,
-        *mut c_void,
-        *const c_void,
-        *mut c_void,
-        *const c_void,
-        *const c_void,
-        *mut c_void,
-        *mut c_void,
-        *mut c_void,
-        *const Algorithm,
-        *mut c_void,
-        usize,
-        *mut c_void,
-    ) -> Status,
-    /// Keeps the functions valid.
-    _library: Library,
-}
-
-impl Api {
-    /// The library that libtorch's CUDA half has loaded.
-    fn open() -> Result<Api, Error> {
-        let missing = |message: String| Error::Library { library: "libcublasLt.so", message };
-        let names = ["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"];
-        // SAFETY: the library's initialisers ask nothing of the caller.
-        let opened = names.map(|name| unsafe { Library::open(Some(name), RTLD_NOW) });
-        let mut reasons = Vec::new();
-        for library in opened {
-            match library {
-                Ok(library) => {
-                    // SAFETY: a library of that name has the functions of cublasLt.h.
-                    let api = unsafe { Api::of(library) };
-                    return api.map_err(|error| missing(error.to_string()));
-                }
-                Err(error) => reasons.push(error.to_string()),
-            }
-        }
-        Err(missing(reasons.join("; ")))
-    }
-
-    /// # Safety
-    /// The types are those cublasLt.h declares for these names.
-    unsafe fn of(library: Library) -> Result<Api, libloading::Error> {
-        // SAFETY: the caller's promise, of every `get`.
-        unsafe {
-            Ok(Api {
-                version: *library.get(b"cublasLtGetVersion\0")?,
-                create: *library.get(b"cublasLtCreate\0")?,
-                description_create: *library.get(b"cublasLtMatmulDescCreate\0")?,
-                description_set: *library.get(b"cublasLtMatmulDescSetAttribute\0")?,
-                description_destroy: *library.get(b"cublasLtMatmulDescDestroy\0")?,
-                layout_create: *library.get(b"cublasLtMatrixLayoutCreate\0")?,
-                layout_destroy: *library.get(b"cublasLtMatrixLayoutDestroy\0")?,
-                preference_create: *library.get(b"cublasLtMatmulPreferenceCreate\0")?,
-                preference_set: *library.get(b"cublasLtMatmulPreferenceSetAttribute\0")?,
-                preference_destroy: *library.get(b"cublasLtMatmulPreferenceDestroy\0")?,
-                propose: *library.get(b"cublasLtMatmulAlgoGetHeuristic\0")?,
-                check: *library.get(b"cublasLtMatmulAlgoCheck\0")?,
-                multiply: *library.get(b"cublasLtMatmul\0")?,
-                _library: library,
-            })
-        }
-    }
-}
-
-fn checked(status: Status, operation: &str) -> Result<(), Error> {
-    match status {
-        0 => Ok(()),
-        _ => Err(Error::Cuda {
-            operation: operation.to_owned(),
-            message: format!("cuBLASLt's status {status}"),
-        }),
-    }
-}
-
-/// Something of the library's that is destroyed when dropped.
-struct Object {
-    handle: *mut c_void,
-    destroy: unsafe extern "C" fn(*mut c_void) -> Status,
-}
-
-impl Drop for Object {
-    fn drop(&mut self) {
-        // SAFETY: made by the `create` that belongs to this `destroy`, and destroyed only here.
-        let _ = unsafe { (self.destroy)(self.handle) };
-    }
-}
 
 /// All that decides which algorithms there are for a product, and how fast they are: as the library sees it, which counts
 /// columns first, so that out becomes `outᵀ = rightᵀ leftᵀ`.
