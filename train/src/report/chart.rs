@@ -263,9 +263,11 @@ impl Unit {
             Unit::Number if value >= 1e9 => format!("{} B", trim(value / 1e9)),
             Unit::Number if value >= 1e6 => format!("{} M", trim(value / 1e6)),
             Unit::Number if value >= 1e3 => format!("{} k", trim(value / 1e3)),
-            Unit::Number if value < 0.01 => format!("{value:e}"),
+            Unit::Number if value < 0.001 => format!("{value:.1e}").replace(".0e", "e"),
+            // Two digits tell the ticks of a logarithmic axis apart.
+            Unit::Number if value < 0.1 => format!("{value:.4}").trim_end_matches('0').to_owned(),
             Unit::Number => trim(value),
-            Unit::Scientific => format!("{value:.0e}"),
+            Unit::Scientific => format!("{value:.1e}").replace(".0e", "e"),
             Unit::Share | Unit::Seconds => self.precise(value),
         }
     }
@@ -344,6 +346,8 @@ mod tests {
             |from, to, unit| log_ticks(from, to, unit).into_iter().map(|tick| tick.1).collect::<Vec<_>>();
         assert_eq!(texts(0.09, 12.0, Unit::Number), ["0.1", "0.2", "0.5", "1", "2", "5", "10"]);
         assert_eq!(texts(9e16, 2.1e18, Unit::Scientific), ["1e17", "2e17", "5e17", "1e18", "2e18"]);
+        assert_eq!(texts(0.009, 0.032, Unit::Number), ["0.01", "0.015", "0.02", "0.03"]);
+        assert_eq!(texts(9e11, 3.2e12, Unit::Scientific), ["1e12", "1.5e12", "2e12", "3e12"]);
         for points in [vec![(0.1, 2.0)], vec![(0.1, 1.0), (10.0, 2.0)]] {
             let svg = Chart { x_log: true, references: Vec::new(), ..chart(points) }.svg();
             assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
