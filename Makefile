@@ -17,6 +17,8 @@ demo: build ## documentation of the locked crates -> shards -> a trained tiny Mo
 test: lint ## everything: formatting, clippy, unit, property, parity and end-to-end tests
 	@echo "== loader, with overflow checks"
 	$(CARGO) test --locked -p loader
+	@echo "== loader, without vector instructions: the same batches"
+	$(CARGO) test --locked -p loader --no-default-features -- mask golden
 	@echo "== all crates"
 	$(CARGO) build --locked --release --workspace --bins --examples
 	$(CARGO) test --locked --release --workspace
