@@ -6,7 +6,8 @@
 // A slope of zero is attention without ALiBi. Each kernel is there with dropout and without, which then costs nothing.
 //
 // Sequences of any length lie one behind the other: sequence s is rows cu[s] … cu[s + 1] of
-//   qkv [T, 3, H, 64] bf16, out and d_out [T, H, 64] bf16, lse [H, T] float (base-2 logarithm of the softmax sums).
+//   qkv [T, 3, H, 64] bf16, out and d_out [T, H, 64] bf16, lse [H, T] float (base-2 logarithm of the softmax sums),
+//   lost [T, H, 64] bytes (what rounding took from out, see device.cuh; the backward pass says what for).
 // Nothing of size length^2 reaches memory. The forward pass is the online softmax of FlashAttention (Dao et al. 2022;
 // Dao 2023); the backward pass recomputes the probabilities from lse. It lets one block own one (sequence, head) and walk
 // over the blocks of keys, so that the gradient of q is summed in a fixed order: no atomics, and the same bits each run.
@@ -58,6 +59,27 @@ DEVICE void store_rows(unsigned char* staging, int row0, const float (&c)[8][4],
   for (int i = 0; i < 4; i++) {
     int row = i * 4 + (lane >> 3), chunk = lane & 7;
     if (row < valid) store16(to + row * stride + chunk * 8, load16(staging + tile_offset(row0 + row, chunk)));
+  }
+  sync_warp();
+}
+
+// Writes what store_rows' rounding loses of the same results, in the same way, to 16 rows of 64 bytes.
+DEVICE void store_lost(unsigned char* staging, int row0, const float (&c)[8][4], float factor0, float factor1,
+                       unsigned char* to, long stride, int valid) {
+  const int lane = threadIdx.x & 31, group = lane >> 2, pair = lane & 3;
+#pragma unroll
+  for (int j = 0; j < 8; j++)
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const float factor = half ? factor1 : factor0, x = c[j][half * 2] * factor, y = c[j][half * 2 + 1] * factor;
+      const u32 rounded = pack(x, y), lost = lost_bits(x, rounded << 16) | lost_bits(y, rounded & 0xffff0000u) << 8;
+      *(unsigned short*)(staging + tile_offset(row0 + group + half * 8, j >> 1) + (j & 1) * 8 + pair * 2) = (unsigned short)lost;
+    }
+  sync_warp();
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    int row = i * 8 + (lane >> 2), chunk = lane & 3;
+    if (row < valid) store16(to + row * stride + chunk * 16, load16(staging + tile_offset(row0 + row, chunk)));
   }
   sync_warp();
 }

@@ -4,6 +4,7 @@
 struct AttentionBackward {
   const bf16* qkv;
   const bf16* out;
+  const unsigned char* lost;
   const bf16* d_out;
   const float* lse;
   bf16* d_qkv;
@@ -24,40 +25,40 @@ constexpr int QUERY_BLOCK = 64;  // queries a step of the backward pass
 //   P^T  = exp2(K Q^T - |distance| - lse)   and   dS^T = P^T (V dO^T - delta)     a warp: its keys x 32 queries, twice
 //   dV  += P^T dO,   dK += dS^T Q                                                  a warp: its keys, in registers
 //   dQ   = dS K                                                                    all warps, over dS^T in shared memory
-// with delta_i = <dO_i, O_i>, which carries the rounding of O. Where attention is nearly uniform, dS is a small difference
-// whose rows sum to zero in exact arithmetic, and an error of delta times what all keys have in common would be most of
-// dQ (13 % were seen). So what the rows of dS do sum to is taken out of dQ times the mean key c of the first block:
-//   dQ_i = sum_j dS_ij K_j - (sum_j dS_ij) c
-// which equals sum_j dS_ij (K_j - c), and is as exact as with a delta of full precision. One barrier a step: the tiles of two steps' queries and dS^T are double-buffered. Sequences
+// with delta_i = <dO_i, O_i>. Where tokens are much alike, dS is a small difference whose rows sum to zero in exact arithmetic,
+// and an error of delta, times what all keys or all queries have in common, would be most of the gradient: with O as bf16 has
+// it, 13 % of dQ was seen to be wrong, and as much of the gradient of the keys' weights. So O is taken with the bits that its
+// rounding lost. One barrier a step: the tiles of two steps' queries and dS^T are double-buffered. Sequences
 // of at most 2 * 64 queries are thus loaded whole before the first step. With dropout, whose factors F are drawn again,
 //   dV += (F P)^T dO   and   dS = P (F dO V^T - delta),   and delta is the same sum.
-// The gradient of the bias of the queries, their sum over tokens, comes along as (sum_i dS_ij) (K_j - c). (That of the keys' bias
+// The gradient of the bias of the queries, their sum over tokens, comes along as (sum_i dS_ij) K_j. (That of the keys' bias
 // is zero, because the rows of dS sum to zero; that of the values' is without dropout the sum of dO, because the rows of P
 // sum to one, and else the sum of dV.)
 template <int WARPS, int KEY_TILES> struct BackwardShape {
   static constexpr int THREADS = WARPS * 32, KEYS = WARPS * KEY_TILES * 16;
   static constexpr int KEY_BYTES = KEYS * TILE_ROW_BYTES, QUERY_BYTES = QUERY_BLOCK * TILE_ROW_BYTES;
   static constexpr int SCORE_BYTES = KEYS * TILE_ROW_BYTES;  // dS^T: a row a key, 64 queries
-  // keys, values | queries and d_out, twice | dS^T, twice | staging of dQ | mean key | lse and delta of the whole sequence
+  // keys, values | queries and d_out, twice | dS^T, twice | staging of dQ | lse and delta of the whole sequence
   static constexpr int QUERIES_AT = 2 * KEY_BYTES, SCORES_AT = QUERIES_AT + 4 * QUERY_BYTES;
-  static constexpr int STAGING_AT = SCORES_AT + 2 * SCORE_BYTES, MEAN_AT = STAGING_AT + QUERY_BYTES;
-  static constexpr int ROWS_AT = MEAN_AT + HEAD_DIM * 4;
+  static constexpr int STAGING_AT = SCORES_AT + 2 * SCORE_BYTES, ROWS_AT = STAGING_AT + QUERY_BYTES;
 };
 
 // delta and lse of every query of a sequence, eight lanes a row, four rows of each lane under way at once. Past the end,
 // lse is so large that probabilities vanish.
 template <int THREADS>
-DEVICE void prepare_rows(float* delta, float* lse, const bf16* out, const bf16* d_out, long stride, const float* from_lse,
-                         int length, int rows) {
+DEVICE void prepare_rows(float* delta, float* lse, const bf16* out, const unsigned char* lost, const bf16* d_out, long stride,
+                         const float* from_lse, int length, int rows) {
   constexpr int PASS = THREADS / 8;
   const int chunk = threadIdx.x & 7;
   for (int row0 = threadIdx.x >> 3; row0 < rows; row0 += 4 * PASS) {
     uint4 x[4], y[4];
+    uint2 z[4];
     float row_lse[4];
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       const int row = row0 + i * PASS < length ? row0 + i * PASS : length - 1;
       x[i] = load16(out + row * stride + chunk * 8);
+      z[i] = load8(lost + row * stride + chunk * 8);
       y[i] = load16(d_out + row * stride + chunk * 8);
       row_lse[i] = from_lse[row];
     }
@@ -65,7 +66,7 @@ DEVICE void prepare_rows(float* delta, float* lse, const bf16* out, const bf16* 
     for (int i = 0; i < 4; i++) {
       const int row = row0 + i * PASS;
       float a[8], b[8], sum = 0.f;
-      unpack8(a, x[i]);
+      unpack8(a, x[i], z[i]);
       unpack8(b, y[i]);
 #pragma unroll
       for (int e = 0; e < 8; e++) sum += a[e] * b[e];
@@ -101,7 +102,6 @@ DEVICE void attention_backward(const AttentionBackward& a, unsigned char* shared
   const bf16* d_out = a.d_out + start * out_stride + head * HEAD_DIM;
   const u32 key_tile = shared_address(shared), value_tile = key_tile + Shape::KEY_BYTES;
   const u32 query_tiles = key_tile + Shape::QUERIES_AT, d_out_tiles = query_tiles + 2 * Shape::QUERY_BYTES;
-  float* mean_key = (float*)(shared + Shape::MEAN_AT);
   float* lse = (float*)(shared + Shape::ROWS_AT);
   float* delta = lse + a.longest;
   const int steps = (length + QUERY_BLOCK - 1) / QUERY_BLOCK;
@@ -119,6 +119,7 @@ DEVICE void attention_backward(const AttentionBackward& a, unsigned char* shared
     commit_async();
   };
   const bf16* out = a.out + start * out_stride + head * HEAD_DIM;
+  const unsigned char* lost = a.lost + start * out_stride + head * HEAD_DIM;
   const float* from_lse = a.lse + (long)head * a.tokens + start;
   copy_keys(0);
   if (steps <= 2) {
@@ -129,6 +130,12 @@ DEVICE void attention_backward(const AttentionBackward& a, unsigned char* shared
     copy_queries(1);
     const int row = threadIdx.x;
     const float row_lse = row < length ? from_lse[row] : FAR;
+    uint4 row_lost[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      row_lost[i] = load16(lost + (row < length ? row : 0) * out_stride + i * 16);
+      if (row >= length) row_lost[i].x = row_lost[i].y = row_lost[i].z = row_lost[i].w = 0;  // as `out` is in the tile
+    }
     wait_async<0>();
     sync_block();
     if (row < steps * QUERY_BLOCK) {
@@ -136,7 +143,9 @@ DEVICE void attention_backward(const AttentionBackward& a, unsigned char* shared
 #pragma unroll
       for (int chunk = 0; chunk < 8; chunk++) {
         float x[8], y[8];
-        unpack8(x, load16(shared + Shape::SCORES_AT + tile_offset(row, chunk)));
+        uint2 z;
+        z.x = chunk & 1 ? row_lost[chunk >> 1].z : row_lost[chunk >> 1].x, z.y = chunk & 1 ? row_lost[chunk >> 1].w : row_lost[chunk >> 1].y;
+        unpack8(x, load16(shared + Shape::SCORES_AT + tile_offset(row, chunk)), z);
         unpack8(y, load16(shared + Shape::QUERIES_AT + 2 * Shape::QUERY_BYTES + tile_offset(row, chunk)));
 #pragma unroll
         for (int e = 0; e < 8; e++) sum += x[e] * y[e];
@@ -146,7 +155,7 @@ DEVICE void attention_backward(const AttentionBackward& a, unsigned char* shared
   } else {
     copy_queries(0);
     copy_queries(1);
-    prepare_rows<THREADS>(delta, lse, out, d_out, out_stride, from_lse, length, steps * QUERY_BLOCK);
+    prepare_rows<THREADS>(delta, lse, out, lost, d_out, out_stride, from_lse, length, steps * QUERY_BLOCK);
   }
 
   const float slope = a.slopes[head] / a.scale, to_log2 = a.scale * LOG2_E;
@@ -300,7 +309,7 @@ DEVICE void attention_backward(const AttentionBackward& a, unsigned char* shared
 
       const int query0 = step * QUERY_BLOCK + band_row;
       if (query0 >= length) continue;
-      float d_query[BAND_TILES][4][4], row_sum[BAND_TILES][4], mean[4][4];  // of the latter all rows are alike
+      float d_query[BAND_TILES][4][4];
       float* sums = a.d_query_sums + ((long)(start + query0 + group) * a.heads + head) * HEAD_DIM + band_chunk * 8 + pair * 2;
 #pragma unroll
       for (int m = 0; m < BAND_TILES; m++)
@@ -316,15 +325,7 @@ DEVICE void attention_backward(const AttentionBackward& a, unsigned char* shared
             d_query[m][j][half * 2] = v.x, d_query[m][j][half * 2 + 1] = v.y;
           }
         }
-#pragma unroll
-      for (int e = 0; e < 4; e++) {
-#pragma unroll
-        for (int m = 0; m < BAND_TILES; m++) row_sum[m][e] = 0.f;
-#pragma unroll
-        for (int j = 0; j < 4; j++) mean[j][e] = 0.f;
-      }
-      const u32 score_tile = shared_address(scores), ones = 0x3f803f80u, all_ones[4] = {ones, ones, ones, ones};  // bf16
-      const bool finding_mean = first_keys && step == 0;
+      const u32 score_tile = shared_address(scores);
       const int key_steps = (here + 15) >> 4;
 #pragma unroll 2
       for (int k = 0; k < key_steps; k++) {
@@ -342,31 +343,7 @@ DEVICE void attention_backward(const AttentionBackward& a, unsigned char* shared
             multiply_accumulate(d_query[m][2 * j], left[m], right[j][0], right[j][1]);
             multiply_accumulate(d_query[m][2 * j + 1], left[m], right[j][2], right[j][3]);
           }
-          multiply_accumulate(row_sum[m], left[m], ones, ones);
         }
-        if (finding_mean) {
-#pragma unroll
-          for (int j = 0; j < 2; j++) {
-            multiply_accumulate(mean[2 * j], all_ones, right[j][0], right[j][1]);
-            multiply_accumulate(mean[2 * j + 1], all_ones, right[j][2], right[j][3]);
-          }
-        }
-      }
-#pragma unroll
-      for (int j = 0; j < 4; j++) {
-        float2* kept_mean = (float2*)(mean_key + band_chunk * 8 + j * 8 + pair * 2);
-        float2 c;
-        if (finding_mean) {
-          c.x = mean[j][0] / (float)here, c.y = mean[j][1] / (float)here;
-          if (band_row == 0 && group == 0) *kept_mean = c;  // for the steps after the next barrier
-        } else {
-          c = *kept_mean;
-        }
-#pragma unroll
-        for (int m = 0; m < BAND_TILES; m++)
-#pragma unroll
-          for (int half = 0; half < 2; half++)
-            d_query[m][j][half * 2] -= row_sum[m][half * 2] * c.x, d_query[m][j][half * 2 + 1] -= row_sum[m][half * 2] * c.y;
       }
       if (last_keys) {
         unsigned char* staging = shared + Shape::STAGING_AT;
@@ -407,7 +384,6 @@ DEVICE void attention_backward(const AttentionBackward& a, unsigned char* shared
     float* bias_parts = (float*)(shared + Shape::STAGING_AT);  // [WARPS][64]: each warp's (sum of dS) K
     if (warp_row0 < here) {
       float own_sum[KEY_TILES][2], first = 0.f, second = 0.f;
-      const float2 c = *(const float2*)(mean_key + lane * 2);
 #pragma unroll
       for (int m = 0; m < KEY_TILES; m++)
 #pragma unroll
@@ -424,7 +400,7 @@ DEVICE void attention_backward(const AttentionBackward& a, unsigned char* shared
             const int row = warp_row0 + m * 16 + half * 8 + r;
             const float weight = broadcast(own_sum[m][half], r * 4);
             const u32 key = *(const u32*)(shared + tile_offset(row, lane >> 2) + pair * 4);
-            first += weight * (low_half(key) - c.x), second += weight * (high_half(key) - c.y);
+            first += weight * low_half(key), second += weight * high_half(key);
           }
       bias_parts[warp * HEAD_DIM + lane * 2] = first, bias_parts[warp * HEAD_DIM + lane * 2 + 1] = second;
       sync_warp();

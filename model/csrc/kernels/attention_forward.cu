@@ -4,6 +4,7 @@
 struct AttentionForward {
   const bf16* qkv;
   bf16* out;
+  unsigned char* lost;
   float* lse;
   const int* cu;        // [sequences + 1]
   const float* slopes;  // [H]
@@ -48,11 +49,14 @@ DEVICE void attention_forward(const AttentionForward& a, unsigned char* shared) 
   const float slope = a.slopes[head] / a.scale, to_log2 = a.scale * LOG2_E;
   const int row0 = warp * ROW_TILES * 16;  // this warp's first row within the block
   const bool working = query0 + row0 < length;
-  float out[ROW_TILES][8][4], largest[ROW_TILES][2], sum[ROW_TILES][2];
+  // Sums of the weights as they are and, without dropout, as bf16 has them, which is how they multiply the values: divided by
+  // the latter, a part that all values have in common passes through unchanged.
+  float out[ROW_TILES][8][4], largest[ROW_TILES][2], sum[ROW_TILES][2], rounded_sum[ROW_TILES][4];
   u32 query[ROW_TILES][4][4];
 #pragma unroll
   for (int m = 0; m < ROW_TILES; m++) {
     largest[m][0] = largest[m][1] = -FAR, sum[m][0] = sum[m][1] = 0.f;
+    rounded_sum[m][0] = rounded_sum[m][1] = rounded_sum[m][2] = rounded_sum[m][3] = 0.f;
 #pragma unroll
     for (int j = 0; j < 8; j++) out[m][j][0] = out[m][j][1] = out[m][j][2] = out[m][j][3] = 0.f;
   }
@@ -123,6 +127,7 @@ DEVICE void attention_forward(const AttentionForward& a, unsigned char* shared) 
           if (block) {
 #pragma unroll
             for (int j = 0; j < 8; j++) out[m][j][half * 2] *= shrink, out[m][j][half * 2 + 1] *= shrink;
+            rounded_sum[m][half * 2] *= shrink;
           }
 #pragma unroll
           for (int j = 0; j < COLUMN_TILES; j++)
@@ -161,6 +166,11 @@ DEVICE void attention_forward(const AttentionForward& a, unsigned char* shared) 
             weight[m][2 * h] = pack(score[m][2 * k + h][0], score[m][2 * k + h][1]);
             weight[m][2 * h + 1] = pack(score[m][2 * k + h][2], score[m][2 * k + h][3]);
           }
+        const u32 ones = 0x3f803f80u;
+        if (!DROPOUT) {
+#pragma unroll
+          for (int m = 0; m < ROW_TILES; m++) multiply_accumulate(rounded_sum[m], weight[m], ones, ones);
+        }
 #pragma unroll
         for (int j = 0; j < 4; j++) {
           u32 value[4];
@@ -186,13 +196,14 @@ DEVICE void attention_forward(const AttentionForward& a, unsigned char* shared) 
       float total = sum[m][half];
       total += exchange(total, 1);
       total += exchange(total, 2);
-      inverse[half] = (DROPOUT ? a.dropout.scale : 1.f) / total;
+      inverse[half] = DROPOUT ? a.dropout.scale / total : 1.f / rounded_sum[m][half * 2];
       const int row = first + group + half * 8;
       if (pair == 0 && row < length) a.lse[(long)head * a.tokens + start + row] = largest[m][half] * to_log2 + log2_fast(total);
     }
     // The block's query tile is done with, and each warp writes only its own rows of it.
-    store_rows(shared, row0 + m * 16, out[m], inverse[0], inverse[1],
-               a.out + ((long)(start + first) * a.heads + head) * HEAD_DIM, (long)a.heads * HEAD_DIM, length - first);
+    const long at = ((long)(start + first) * a.heads + head) * HEAD_DIM, out_stride = (long)a.heads * HEAD_DIM;
+    store_rows(shared, row0 + m * 16, out[m], inverse[0], inverse[1], a.out + at, out_stride, length - first);
+    store_lost(shared, row0 + m * 16, out[m], inverse[0], inverse[1], a.lost + at, out_stride, length - first);
   }
 }
 

@@ -73,6 +73,7 @@ DEVICE uint4 load16_streaming(const void* p) {
   asm volatile("ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3},[%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
   return v;
 }
+DEVICE uint2 load8(const void* p) { return *(const uint2*)p; }
 DEVICE void store16(void* p, uint4 v) { *(uint4*)p = v; }
 DEVICE void store4(void* p, u32 v) { *(u32*)p = v; }
 #endif
@@ -86,6 +87,11 @@ DEVICE float float_of_bits(u32 bits) {
   x.u = bits;
   return x.f;
 }
+DEVICE u32 bits_of_float(float v) {
+  union { float f; u32 u; } x;
+  x.f = v;
+  return x.u;
+}
 DEVICE float low_half(u32 v) { return float_of_bits(v << 16); }
 DEVICE float high_half(u32 v) { return float_of_bits(v & 0xffff0000u); }
 DEVICE float to_float(bf16 v) { return float_of_bits((u32)v << 16); }
@@ -98,6 +104,21 @@ DEVICE uint4 pack8(const float (&f)[8]) {
   uint4 r;
   r.x = pack(f[0], f[1]), r.y = pack(f[2], f[3]), r.z = pack(f[4], f[5]), r.w = pack(f[6], f[7]);
   return r;
+}
+
+// What rounding to bf16 took from a float, for where a small difference of large numbers depends on it: the eight bits that
+// follow bf16's, with a sign. Put back, they leave a relative error of 2^-17.
+DEVICE u32 lost_bits(float v, u32 rounded) {  // `rounded`: v's bf16 in the upper half
+  const int difference = (int)(bits_of_float(v) - rounded), byte = (difference + 128) >> 8;
+  return (u32)(byte < 127 ? byte : 127) & 0xffu;
+}
+DEVICE void unpack8(float (&f)[8], uint4 v, uint2 lost) {
+  const u32 words[4] = {v.x, v.y, v.z, v.w}, bytes[2] = {lost.x, lost.y};
+#pragma unroll
+  for (int e = 0; e < 8; e++) {
+    const u32 rounded = e & 1 ? words[e >> 1] & 0xffff0000u : words[e >> 1] << 16;
+    f[e] = float_of_bits(rounded + ((u32)((int)(bytes[e >> 2] << (24 - 8 * (e & 3))) >> 16) & 0xffffff00u));
+  }
 }
 
 // ---- reductions -----------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use tch::{Kind, Tensor};
 
-use super::kernels::{ColumnSum, Dropout, Kernels, Sequences};
+use super::kernels::{Attended, ColumnSum, Dropout, Kernels, Sequences};
 use super::weights::{Stack, Weight, add_product};
 use crate::config::{FeedForwardKind, PositionEmbedding};
 use crate::torch::{Backward, gradient, gradient_complete, node};
@@ -168,11 +168,10 @@ impl Layer {
         let x = x.detach(); // [T, D]
         let input = x.to_kind(Kind::BFloat16); // [T, D], x itself in a bf16 stream
         let qkv = products.product(&input, &self.qkv.copy().tr(), Some(self.qkv_bias.copy()))?; // [T, 3·D]
-        let (attended, lse) =
-            kernels.attention_forward(&qkv, pass.sequences, pass.slopes, dropout.probabilities)?; // [T, D], [H, T]
+        let attended = kernels.attention_forward(&qkv, pass.sequences, pass.slopes, dropout.probabilities)?; // [T, D]
         let (chosen, residual) = match rows {
-            Some(rows) => (attended.index_select(0, rows), x.index_select(0, rows)), // 2 × [R, D]
-            None => (attended.shallow_clone(), x),
+            Some(rows) => (attended.out.index_select(0, rows), x.index_select(0, rows)), // 2 × [R, D]
+            None => (attended.out.shallow_clone(), x),
         };
         let a = products.product(&chosen, &self.attention_out.copy().tr(), None)?; // [R, D]
         let vectors = [&self.attention_bias, &self.attention_norm[0], &self.attention_norm[1]];
@@ -204,7 +203,6 @@ impl Layer {
             input,
             qkv,
             attended,
-            lse,
             chosen,
             z1,
             statistics1,
@@ -276,8 +274,7 @@ struct Kept {
     dropout: LayerDropout,
     input: Tensor,
     qkv: Tensor,
-    attended: Tensor,
-    lse: Tensor,
+    attended: Attended,
     chosen: Tensor,
     z1: Tensor,
     statistics1: Tensor,
@@ -339,10 +336,16 @@ fn backward(parameters: &Handles, kept: Kept, d_out: &Tensor) -> Result<Tensor, 
         }
         None => (d_chosen, d_residual),
     };
-    let saved = [&kept.qkv, &kept.attended, &kept.lse, &d_attended];
     let probabilities = kept.dropout.probabilities;
-    let (d_qkv, query_sums) =
-        kernels.attention_backward(saved, &kept.sequences, &kept.slopes, probabilities)?; // [T, 3·D], [B, D]
+    let (sequences, slopes) = (&kept.sequences, &kept.slopes);
+    let (d_qkv, query_sums) = kernels.attention_backward(
+        &kept.qkv,
+        &kept.attended,
+        &d_attended,
+        sequences,
+        slopes,
+        probabilities,
+    )?; // [T, 3·D], [B, D]
     let width = query_sums.size()[1];
     let [query_bias, value_bias] = query_and_value(&parameters.qkv_bias, width)?; // 2 × [D]
     let of_queries = ColumnSum::of(&query_sums, &query_bias);

@@ -35,20 +35,25 @@ template <class BackwardShape> static void compare(const char* name, const Case&
       qkv[i] = to_bf16((value(qkv[i]) + value(shared[i % (3 * width)])) * (i % (3 * width) < width ? 0.2 : 1.0));
   }
   Half out = unwritten_half(tokens * width), d_qkv = unwritten_half(tokens * 3 * width);
+  std::vector<unsigned char> lost(tokens * width, 0x55);
   Single lse = unwritten_single((size_t)heads * tokens), sums = unwritten_single(tokens * width), slopes(heads);
   Single bias = unwritten_single(c.lengths.size() * width);
   for (int h = 0; h < heads; h++) slopes[h] = c.alibi ? std::exp2(-(h + 1.f)) : 0.f;
   const float scale = 0.125f;
   const Dropout drop = dropout(c.dropped, 5);
 
-  AttentionForward f{qkv.data(), out.data(), lse.data(), cu.data(), slopes.data(), heads, tokens, scale, drop};
+  AttentionForward f{qkv.data(), out.data(), lost.data(), lse.data(), cu.data(), slopes.data(), heads, tokens, scale, drop};
   const unsigned sequences = (unsigned)c.lengths.size(), blocks = (longest + Forward::QUERIES - 1) / Forward::QUERIES;
   emulator::launch({std::max(blocks, 1u), (unsigned)heads, sequences}, Forward::THREADS, Forward::SHARED_BYTES, [&] { c.dropped > 0 ? attention_forward_dropout(f) : attention_forward(f); });
   const int rounded_longest = (longest + QUERY_BLOCK - 1) / QUERY_BLOCK * QUERY_BLOCK;
-  AttentionBackward b{qkv.data(), out.data(), d_out.data(), lse.data(), d_qkv.data(), sums.data(), bias.data(), cu.data(), slopes.data(), heads, tokens, scale, rounded_longest, drop};
+  AttentionBackward b{qkv.data(), out.data(), lost.data(), d_out.data(), lse.data(), d_qkv.data(), sums.data(), bias.data(), cu.data(), slopes.data(), heads, tokens, scale, rounded_longest, drop};
   emulator::launch({(unsigned)heads, sequences, 1}, BackwardShape::THREADS, BackwardShape::ROWS_AT + 8 * rounded_longest, [&] { backward(b); });
 
-  Error out_error, lse_error, bias_error, d_error[3];
+  // Inputs of the projections to queries and keys, as alike as those: the gradients of the two weights are their products with
+  // dQ and dK, in which errors that all tokens share add up.
+  constexpr int INPUTS = 8;
+  const Half inputs = normal_half(tokens * INPUTS), shared_inputs = normal_half(INPUTS, c.common);
+  Error out_error, lse_error, bias_error, d_error[3], weight_error[2];
   double dropped = 0, probabilities = 0;
   for (size_t s = 0; s < c.lengths.size(); s++)
     for (int h = 0; h < heads; h++) {
@@ -94,6 +99,16 @@ template <class BackwardShape> static void compare(const char* name, const Case&
         for (int i = 0; i < n; i++) sum += d[0][i * HEAD_DIM + e];
         bias_error.add(bias[s * width + h * HEAD_DIM + e], sum);
       }
+      for (int part = 0; part < 2; part++)
+        for (int x = 0; x < INPUTS; x++)
+          for (int e = 0; e < HEAD_DIM; e++) {
+            double found = 0, exact = 0;
+            for (int i = 0; i < n; i++) {
+              const double input = value(inputs[(start + i) * INPUTS + x]) + (c.common > 0 ? value(shared_inputs[x]) : 0);
+              found += input * value(d_qkv[at(i, part) + e]), exact += input * d[part][i * HEAD_DIM + e];
+            }
+            weight_error[part].add(found, exact);
+          }
       for (int part = 0; part < 3; part++)
         for (int i = 0; i < n; i++)
           for (int e = 0; e < HEAD_DIM; e++) d_error[part].add(value(d_qkv[at(i, part) + e]), d[part][i * HEAD_DIM + e]);
@@ -108,6 +123,7 @@ template <class BackwardShape> static void compare(const char* name, const Case&
   const double share = dropped / probabilities - c.dropped, deviation = std::sqrt(c.dropped * (1 - c.dropped) / probabilities);
   that(label + ": share of probabilities dropped", std::fabs(share) <= 4 * deviation);
   const char* parts[3] = {": d_query", ": d_key", ": d_value"};
+  for (int part = 0; part < 2; part++) under(label + parts[part] + " times inputs", weight_error[part], limit);
   for (int part = 0; part < 3; part++) under(label + parts[part], d_error[part], limit);
 }
 
@@ -126,7 +142,8 @@ void test_attention() {
                                 {{100, 0, 1, 40, 128}, 2, true, 0.1},
                                 {{290, 33}, 1, false, 0.25},
                                 {{128, 77}, 1, false, 0, 3},
-                                {{300}, 1, true, 0, 3}};
+                                {{300}, 1, true, 0, 3},
+                                {{100, 64}, 1, false, 0.1, 3}};
   for (const Case& c : cases) {
     const bool drops = c.dropped > 0;
     compare<BackwardShort>("short", c, drops ? attention_backward_short_dropout : attention_backward_short);

@@ -229,6 +229,7 @@ template <class T> T aligned_load(const void* p) {
   return v;
 }
 DEVICE uint4 load16(const void* p) { return aligned_load<uint4>(p); }
+DEVICE uint2 load8(const void* p) { return aligned_load<uint2>(p); }
 DEVICE uint4 load16_streaming(const void* p) { return aligned_load<uint4>(p); }
 DEVICE void store16(void* p, uint4 v) {
   if ((u64)p & 15) emulator::fail("misaligned store");

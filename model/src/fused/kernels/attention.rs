@@ -14,12 +14,13 @@ const FORWARD_QUERIES: i64 = 64;
 const FORWARD_SHARED: u32 = 40_960;
 const QUERY_BLOCK: i64 = 64;
 const SHORT_KEYS: i64 = 128;
-const SHORT_SHARED: u32 = 106_752;
-const LONG_SHARED: u32 = 172_288;
+const SHORT_SHARED: u32 = 106_496;
+const LONG_SHARED: u32 = 172_032;
 
 arguments!(AttentionForward {
     qkv: Read,
     out: Write,
+    lost: Write,
     lse: Write,
     cu: Read,
     slopes: Read,
@@ -31,6 +32,7 @@ arguments!(AttentionForward {
 arguments!(AttentionBackward {
     qkv: Read,
     out: Read,
+    lost: Read,
     d_out: Read,
     lse: Read,
     d_qkv: Write,
@@ -53,6 +55,17 @@ pub(super) struct AttentionKernels {
     pub(super) backward_long: Kernel,
 }
 
+/// What attention computes, and keeps for its backward pass.
+#[derive(Debug)]
+pub(crate) struct Attended {
+    /// `[T, H·K]`, bf16.
+    pub(crate) out: Tensor,
+    /// What rounding took from `out`, `[T, H·K]`, int8.
+    pub(crate) lost: Tensor,
+    /// Logarithms of the softmax sums, `[H, T]`, float32.
+    pub(crate) lse: Tensor,
+}
+
 /// The sequences of a batch, on the card.
 #[derive(Debug)]
 pub(crate) struct Sequences {
@@ -73,20 +86,22 @@ impl Sequences {
 impl Kernels {
     /// # Shape
     /// - `qkv`: `[T, 3·H·K]`; `slopes`: `[H]`, float32
-    /// - results: `[T, H·K]`, and the logarithms of the softmax sums `[H, T]`, float32
+    /// - results: see [`Attended`]
     pub(crate) fn attention_forward(
         &self,
         qkv: &Tensor,
         sequences: &Sequences,
         slopes: &Tensor,
         dropout: Dropout,
-    ) -> Result<(Tensor, Tensor), Error> {
+    ) -> Result<Attended, Error> {
         let (tokens, heads) = (rows(qkv), rows(slopes));
         let out = empty_like(qkv, [tokens, heads * HEAD_SIZE], Kind::BFloat16); // [T, H·K]
+        let lost = empty_like(qkv, [tokens, heads * HEAD_SIZE], Kind::Int8); // [T, H·K]
         let lse = empty_like(qkv, [heads, tokens], Kind::Float); // [H, T]
         let arguments = AttentionForward {
             qkv: read(qkv, Kind::BFloat16, tokens * 3 * heads * HEAD_SIZE),
             out: write(&out, Kind::BFloat16, tokens * heads * HEAD_SIZE),
+            lost: write(&lost, Kind::Int8, tokens * heads * HEAD_SIZE),
             lse: write(&lse, Kind::Float, heads * tokens),
             cu: read(&sequences.starts, Kind::Int, sequences.count + 1),
             slopes: read(slopes, Kind::Float, heads),
@@ -99,7 +114,7 @@ impl Kernels {
         let launch = Launch { grid, threads: 128, shared_memory: FORWARD_SHARED };
         // SAFETY: extents checked above; `starts` ascends to T, and `longest` bounds its differences (TokenBatch).
         unsafe { self.attention_with(dropout).forward.launch(launch, &arguments)? };
-        Ok((out, lse))
+        Ok(Attended { out, lost, lse })
     }
 
     /// Whether the backward pass of sequences so long fits the card's shared memory.
@@ -125,11 +140,13 @@ impl Kernels {
     }
 
     /// # Shape
-    /// - `qkv`: `[T, 3·H·K]`; `out`, `d_out`: `[T, H·K]`; `lse`: `[H, T]`, float32
+    /// - `qkv`: `[T, 3·H·K]`; `d_out`: `[T, H·K]`
     /// - results: the gradient of `qkv`, and its queries' part summed over the tokens of each sequence, `[B, H·K]`, float32
     pub(crate) fn attention_backward(
         &self,
-        [qkv, out, lse, d_out]: [&Tensor; 4],
+        qkv: &Tensor,
+        Attended { out, lost, lse }: &Attended,
+        d_out: &Tensor,
         sequences: &Sequences,
         slopes: &Tensor,
         dropout: Dropout,
@@ -150,6 +167,7 @@ impl Kernels {
         let arguments = AttentionBackward {
             qkv: read(qkv, Kind::BFloat16, tokens * 3 * width),
             out: read(out, Kind::BFloat16, tokens * width),
+            lost: read(lost, Kind::Int8, tokens * width),
             d_out: read(d_out, Kind::BFloat16, tokens * width),
             lse: read(lse, Kind::Float, heads * tokens),
             d_qkv: write(&d_qkv, Kind::BFloat16, tokens * 3 * width),

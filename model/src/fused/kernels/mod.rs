@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
-pub(crate) use attention::Sequences;
+pub(crate) use attention::{Attended, Sequences};
 pub(crate) use elementwise::Update;
 pub(crate) use rows::Tables;
 pub(crate) use sums::ColumnSum;
