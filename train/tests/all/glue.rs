@@ -19,7 +19,7 @@ const RECIPE: &str = r#"
 base = "quick"
 seq_len = 32
 [tasks.mnli]
-epochs = 60
+epochs = 150
 batch_size = 16
 lr = 3e-3
 seeds = [19]
@@ -29,14 +29,14 @@ batch_size = 16
 lr = 3e-3
 seeds = [1, 2]
 [tasks.mrpc]
-epochs = 250
+epochs = 150
 batch_size = 16
 lr = 3e-3
 start = "mnli"
 [tasks.stsb]
-epochs = 200
+epochs = 150
 batch_size = 16
-lr = 1e-3
+lr = 3e-3
 start = "mnli"
 "#;
 
@@ -56,14 +56,14 @@ impl Bench {
         });
         bench.table("SST-2", &["test"], "index\tsentence", |row| format!("{row}\t{}", sentence(row)));
         bench.table("MRPC", &["train", "dev"], "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", |row| {
-            format!("{}\t1\t2\t{}\t{}", row % 3 % 2, sentence(row), sentence(row + 7))
+            format!("{}\t1\t2\t{}\t{}", row % 16 % 3 % 2, sentence(row), sentence(row + 7))
         });
         let header = "index\tsentence1\tsentence2\tgold_label";
         bench.table("MNLI", &["train", "dev_matched", "dev_mismatched"], header, |row| {
-            format!("{row}\t{}\t{}\t{}", sentence(row), sentence(row + 5), words[row % 3])
+            format!("{row}\t{}\t{}\t{}", sentence(row), sentence(row + 5), words[row % 16 % 3])
         });
         bench.table("STS-B", &["train", "dev"], "index\tsentence1\tsentence2\tscore", |row| {
-            format!("{row}\t{}\t{}\t{:.3}", sentence(row), sentence(row + 3), row as f64 * 5.0 / ROWS as f64)
+            format!("{row}\t{}\t{}\t{:.3}", sentence(row), sentence(row + 3), (row % 16) as f64 * 5.0 / 16.0)
         });
         bench
     }
@@ -112,7 +112,6 @@ fn json(path: &Path) -> Value {
 }
 
 #[test]
-#[ignore = "the small model fits STS-B's 64 examples to 0.85 only; the three classification tasks it learns by heart"]
 fn every_kind_of_task_is_learnt_by_heart_and_nothing_is_done_twice() {
     let bench = Bench::new();
     let output = succeed(bench.glue(&["--jobs", "2"]));
@@ -166,7 +165,7 @@ fn every_kind_of_task_is_learnt_by_heart_and_nothing_is_done_twice() {
 #[test]
 fn a_task_that_should_start_from_mnli_says_so_without_it() {
     let bench = Bench::new();
-    fs::write(bench.path("recipe.toml"), RECIPE.replace("epochs = 60", "epochs = 1")).unwrap();
+    fs::write(bench.path("recipe.toml"), RECIPE.replace("epochs = 150", "epochs = 1")).unwrap();
     let output = succeed(bench.glue(&["--tasks", "stsb", "--order", "file"]));
     let table = String::from_utf8(output.stdout).unwrap();
     assert!(table.contains("not from MNLI") && table.contains("file order"), "{table}");
