@@ -1,11 +1,11 @@
 //! Unpadded masked batches: samples gathered from the map, masked, and cut into micro-batches by a budget of tokens.
 
 use crate::config::{LoaderConfig, MaskRate, invalid};
-use crate::corpus::{self, FRAME_TOKENS, Samples};
 use crate::cut::{count_micro_batches, cut_micro_batches, cut_ranks};
 use crate::error::Error;
 use crate::mask::{Continuations, Draw, Masker, Room};
 use crate::plan::{self, Plan, SampleId};
+use crate::samples::{self, FRAME_TOKENS, Samples};
 use crate::shard::Tokens;
 use crate::slot::{Buffer, Cutter, Region};
 
@@ -233,6 +233,11 @@ impl Assembler {
         self.masker.draw(rate)
     }
 
+    /// The samples that are read.
+    pub(crate) fn samples(&mut self) -> &mut Samples {
+        &mut self.samples
+    }
+
     /// The text of a sample.
     pub(crate) fn text(&self, id: SampleId) -> Result<Tokens<'_>, Error> {
         self.samples.get(id.sample)
@@ -285,7 +290,7 @@ impl Assembler {
     fn look_up(
         &self,
         ids: &[SampleId],
-        places: &mut Vec<corpus::Place>,
+        places: &mut Vec<samples::Place>,
         ends: &mut Vec<u64>,
     ) -> Result<(), Error> {
         places.clear();
@@ -308,7 +313,7 @@ impl Assembler {
     fn for_each(
         &self,
         ids: &[SampleId],
-        places: &[corpus::Place],
+        places: &[samples::Place],
         mut each: impl FnMut(SampleId, Tokens<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
         for (ids, places) in ids.chunks(AHEAD).zip(places.chunks(AHEAD)) {
@@ -343,10 +348,27 @@ struct Scratch {
     /// Where the last batch ended in the order.
     place: plan::Place,
     ids: Vec<SampleId>,
-    places: Vec<corpus::Place>,
+    places: Vec<samples::Place>,
     ends: Vec<u64>,
     ranks: Vec<usize>,
     cuts: Vec<usize>,
+}
+
+impl Scratch {
+    /// Room for any step, so that memory is asked for at the first one only.
+    fn make_room(&mut self, samples: usize, world_size: usize, micro_batches: usize) {
+        let Self { place: _, ids, places, ends, ranks, cuts } = self;
+        ids.clear();
+        ids.reserve(samples);
+        places.clear();
+        places.reserve(samples);
+        for (numbers, room) in [(ranks, world_size + 1), (cuts, micro_batches)] {
+            numbers.clear();
+            numbers.reserve(room);
+        }
+        ends.clear();
+        ends.reserve(samples + 1);
+    }
 }
 
 impl StepBuilder {
@@ -380,6 +402,10 @@ impl StepBuilder {
         &self.plan
     }
 
+    pub(crate) fn samples(&self) -> &Samples {
+        &self.assembler.samples
+    }
+
     /// The memory that [`build`](StepBuilder::build) needs.
     pub(crate) fn slot_size(&self) -> SlotSize {
         self.slot_size
@@ -388,8 +414,10 @@ impl StepBuilder {
     /// Makes `batch` the batch of a step.
     pub(crate) fn build(&mut self, step: u64, batch: &mut StepBatch) -> Result<(), Error> {
         let Self { assembler, scratch, .. } = self;
+        scratch.make_room(self.plan.largest_batch(), self.world_size, self.slot_size.micro_batches);
         let Scratch { place, ids, places, ends, ranks, cuts } = scratch;
         let epoch = self.plan.samples_from(place, step, ids);
+        assembler.samples.hold(ids.iter().map(|id| id.sample))?;
         assembler.look_up(ids, places, ends)?;
         cut_ranks(ends, self.world_size, ranks);
         let budget = assembler.micro_batch_tokens as u64;
@@ -428,6 +456,8 @@ impl StepBuilder {
         batch.masked_tokens = masked_tokens;
         batch.samples = ids.len() as u64;
         batch.tokens = ends[ids.len()];
+        // Other batches may be waiting for room.
+        assembler.samples.release();
         Ok(())
     }
 }

@@ -1,33 +1,23 @@
-//! The documents of one or several shard folders as one numbered whole, and the samples cut from them.
+//! The documents of one or several shard folders as one numbered whole.
 
-use std::collections::HashSet;
-use std::fs;
+use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
-use crate::batch_size::TOKEN_FRACTION;
-use crate::config::{SamplePolicy, check_seq_len, invalid};
+use crate::cache::{ByteSize, CacheConfig, Folder, Part, Pool, RemoteShard};
+use crate::config::{SamplePolicy, invalid};
 use crate::error::Error;
-use crate::folder::{self, ShardFolder};
-use crate::plan::Part;
-use crate::shard::{Manifest, Shard, ShardEntry, TokenizerInfo, Tokens};
-
-/// Documents a block of the index that counts samples, where a document can be several. Small enough that walking half
-/// a block costs less than masking the sample, at half a byte a document.
-const INDEX_BLOCK: u64 = 16;
-
-/// Samples whose lengths are averaged: enough for a mean that is right to a fifth of a percent where lengths vary by a
-/// quarter, and a second of reading from a disk that has none of them in memory.
-const MEASURED: u64 = 1 << 14;
+use crate::folder::{self, Place, ShardFolder};
+use crate::hand::Hand;
+use crate::samples::Samples;
+use crate::shard::{MANIFEST_FILE, Manifest, Shard, ShardEntry, TokenizerInfo};
 
 /// Threads that open shards, and the number of shards that one thread opens as fast.
 const OPENERS: usize = 8;
 const OPENED_ALONE: usize = 64;
-
-/// Tokens of a sample that are not text: `[CLS]` and `[SEP]`.
-pub(crate) const FRAME_TOKENS: usize = 2;
 
 /// Which documents: those for training, or those held out from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,11 +38,46 @@ pub struct Corpus {
     folder_starts: Vec<usize>,
     /// The content of the first folder's tokenizer file.
     tokenizer_json: Vec<u8>,
-    shards: Vec<Shard>,
+    shards: Vec<ShardAt>,
+    /// The shards that lie in stores, if any does.
+    pool: Option<Arc<Pool>>,
     /// The number of the first training document of each shard, then their total.
     train_starts: Vec<u64>,
     /// The number of the first held-out document of each shard, then their total.
     held_out_starts: Vec<u64>,
+}
+
+/// Where a shard lies.
+#[derive(Debug)]
+pub(crate) enum ShardAt {
+    /// On this machine; it is open.
+    Here(Shard),
+    /// In a store: its number in the pool.
+    Stored(usize),
+}
+
+/// What of a corpus lies in object stores.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Number of shards.
+    pub shards: usize,
+    /// Their size.
+    pub size: ByteSize,
+    /// Where those in use are kept.
+    pub cache: PathBuf,
+    /// The most that may be kept.
+    pub limit: ByteSize,
+}
+
+impl fmt::Display for Stored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (size, cache) = (self.size.about(), self.cache.display());
+        write!(
+            f,
+            "{} shards of {size} lie in an object store; those in use are kept in {cache}, up to {}",
+            self.shards, self.limit
+        )
+    }
 }
 
 impl Corpus {
@@ -72,20 +97,32 @@ impl Corpus {
     /// # Errors
     /// Those of [`open`](Corpus::open); [`Error::Config`] when only some folders have a weight, or a folder is named twice.
     pub fn open_weighted(folders: &[ShardFolder]) -> Result<Arc<Self>, Error> {
+        Self::open_cached(folders, &CacheConfig::default())
+    }
+
+    /// As [`open_weighted`](Corpus::open_weighted); folders may lie in object stores. Of these only manifest and tokenizer
+    /// are read now. Their shards are fetched when they are needed, and kept as `cache` says.
+    ///
+    /// # Errors
+    /// Those of [`open_weighted`](Corpus::open_weighted); [`Error::Object`] when a store does not give what is asked for.
+    pub fn open_cached(folders: &[ShardFolder], cache: &CacheConfig) -> Result<Arc<Self>, Error> {
         let mut corpus = Self {
             manifests: Vec::new(),
             weights: folder::weights(folders)?,
             folder_starts: vec![0],
             tokenizer_json: Vec::new(),
             shards: Vec::new(),
+            pool: None,
             train_starts: vec![0],
             held_out_starts: vec![0],
         };
         check_distinct(folders)?;
         let (mut train, mut held_out) = (0u64, 0u64);
+        let mut objects = Objects::default();
         for ShardFolder { path: dir, .. } in folders {
-            let manifest = Manifest::read(dir)?;
-            let tokenizer_json = read_tokenizer(dir, &manifest.tokenizer)?;
+            let place = Place::of(dir)?;
+            let manifest = place.manifest()?;
+            let tokenizer_json = read_tokenizer(&place, &manifest.tokenizer)?;
             match corpus.manifests.first() {
                 Some(first) => {
                     check_same_tokenizer((&folders[0].path, &first.tokenizer), (dir, &manifest.tokenizer))?;
@@ -93,13 +130,25 @@ impl Corpus {
                 }
                 None => corpus.tokenizer_json = tokenizer_json,
             }
-            for shard in open_shards(dir, &manifest)? {
+            match &place {
+                Place::Folder(dir) => {
+                    corpus.shards.extend(open_shards(dir, &manifest)?.into_iter().map(ShardAt::Here));
+                }
+                Place::Store(location) => {
+                    for entry in &manifest.shards {
+                        let object = RemoteShard::new(location, entry, manifest.token_bytes);
+                        let path = dir.join(MANIFEST_FILE);
+                        let object = object.map_err(|reason| Error::Manifest { path, reason })?;
+                        corpus.shards.push(ShardAt::Stored(objects.add(object)));
+                    }
+                }
+            }
+            for entry in &manifest.shards {
                 // Each document needs eight bytes of a file, so these sums are far from overflow.
-                train += shard.documents() - shard.held_out();
-                held_out += shard.held_out();
+                train += entry.documents - entry.held_out;
+                held_out += entry.held_out;
                 corpus.train_starts.push(train);
                 corpus.held_out_starts.push(held_out);
-                corpus.shards.push(shard);
             }
             corpus.manifests.push(manifest);
             corpus.folder_starts.push(corpus.shards.len());
@@ -110,6 +159,9 @@ impl Corpus {
                 found: "an empty list".into(),
                 expected: "at least one folder",
             });
+        }
+        if !objects.list.is_empty() {
+            corpus.pool = Some(Arc::new(Pool::start(Folder::open(cache)?, objects.list)?));
         }
         Ok(Arc::new(corpus))
     }
@@ -135,8 +187,38 @@ impl Corpus {
     }
 
     /// The shards of all folders, in the order of their documents.
-    pub fn shards(&self) -> &[Shard] {
+    pub(crate) fn shards(&self) -> &[ShardAt] {
         &self.shards
+    }
+
+    /// Number of shards of all folders.
+    pub fn shard_count(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// What of the corpus lies in object stores; nothing when all of it is of this machine.
+    pub fn stored(&self) -> Option<Stored> {
+        let pool = self.pool.as_ref()?;
+        let stored = || (0..self.shards.len()).filter_map(|number| self.object(number));
+        Some(Stored {
+            shards: stored().count(),
+            size: ByteSize(stored().map(|object| pool.bytes(object)).sum()),
+            cache: pool.folder().dir().to_owned(),
+            limit: ByteSize(pool.folder().limit()),
+        })
+    }
+
+    /// The shards that lie in stores, if any does.
+    pub(crate) fn pool(&self) -> Option<&Arc<Pool>> {
+        self.pool.as_ref()
+    }
+
+    /// The number in the pool of a shard that lies in a store.
+    pub(crate) fn object(&self, shard: usize) -> Option<usize> {
+        match self.shards[shard] {
+            ShardAt::Here(_) => None,
+            ShardAt::Stored(object) => Some(object),
+        }
     }
 
     /// Number of documents to train on.
@@ -157,56 +239,63 @@ impl Corpus {
     /// The tokens of a document, numbered within its split.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] when there is no such document, [`Error::Corrupt`] when its offsets are wrong.
-    pub fn document(&self, split: Split, index: u64) -> Result<Tokens<'_>, Error> {
+    /// [`Error::OutOfRange`] when there is no such document, [`Error::Corrupt`] when its offsets are wrong; why its shard
+    /// cannot be fetched.
+    pub fn document(self: &Arc<Self>, split: Split, index: u64) -> Result<Vec<u32>, Error> {
         let (shard, document) = self.locate(split, index)?;
-        self.shards[shard].tokens(document)
+        let hand = Hand::new(Arc::clone(self), Part::Whole);
+        Ok(hand.shard(shard)?.tokens(document)?.to_vec())
     }
 
     /// The samples that a policy cuts from the documents of a split.
     ///
     /// # Errors
-    /// [`Error::Config`] when `seq_len` has no room for a token, [`Error::Corrupt`] when counting the samples meets
-    /// wrong offsets.
+    /// [`Error::Config`] when `seq_len` has no room for a token; [`Error::Corrupt`] when counting the samples meets
+    /// wrong offsets, or why a shard cannot be fetched.
     pub fn samples(
         self: &Arc<Self>,
         split: Split,
         policy: SamplePolicy,
         seq_len: usize,
     ) -> Result<Samples, Error> {
-        check_seq_len(seq_len)?;
-        let body = seq_len - FRAME_TOKENS;
-        let documents = self.documents(split);
-        let (len, index) = match policy {
-            SamplePolicy::Truncate => (documents, None),
-            SamplePolicy::Chunk => {
-                let index = ChunkIndex::count(self, split, body)?;
-                (index.samples, Some(index))
-            }
-        };
-        Ok(Samples { corpus: Arc::clone(self), split, body, index, len })
+        Samples::new(self, split, policy, seq_len)
     }
 
     /// Numbers of the documents of each folder.
-    fn folders(&self, split: Split) -> impl Iterator<Item = Range<u64>> {
+    pub(crate) fn folders(&self, split: Split) -> impl Iterator<Item = Range<u64>> {
         let starts = self.starts(split);
         self.folder_starts.windows(2).map(move |shards| starts[shards[0]]..starts[shards[1]])
     }
 
     /// The number of a document's shard and the document's number there.
-    fn locate(&self, split: Split, index: u64) -> Result<(usize, u64), Error> {
+    pub(crate) fn locate(&self, split: Split, index: u64) -> Result<(usize, u64), Error> {
         let starts = self.starts(split);
         // The last start that is not above the index: shards without a document of this split share their start with
         // the next one, and are passed over.
         let at = starts.partition_point(|start| *start <= index) - 1;
-        let Some(shard) = self.shards.get(at) else {
+        if at == self.shards.len() {
             return Err(Error::OutOfRange { what: "document", index, count: self.documents(split) });
-        };
+        }
         let first = match split {
             Split::Train => 0,
-            Split::HeldOut => shard.documents() - shard.held_out(),
+            Split::HeldOut => self.train_starts[at + 1] - self.train_starts[at],
         };
         Ok((at, first + (index - starts[at])))
+    }
+
+    /// The documents of a split in a shard, by their numbers there.
+    pub(crate) fn range_in(&self, shard: usize, split: Split) -> Range<u64> {
+        let count = |starts: &[u64]| starts[shard + 1] - starts[shard];
+        let train = count(&self.train_starts);
+        match split {
+            Split::Train => 0..train,
+            Split::HeldOut => train..train + count(&self.held_out_starts),
+        }
+    }
+
+    /// The number of the first document of a split in a shard, among those of the whole corpus.
+    pub(crate) fn first_in(&self, shard: usize, split: Split) -> u64 {
+        self.starts(split)[shard]
     }
 
     fn starts(&self, split: Split) -> &[u64] {
@@ -217,235 +306,11 @@ impl Corpus {
     }
 }
 
-/// The samples of a split: `[CLS]`, a piece of a document, `[SEP]`. Only the piece is stored and returned.
-#[derive(Clone, Debug)]
-pub struct Samples {
-    corpus: Arc<Corpus>,
-    split: Split,
-    /// Most tokens of a piece.
-    body: usize,
-    /// Where a document can be several samples.
-    index: Option<ChunkIndex>,
-    len: u64,
-}
-
-impl Samples {
-    /// Number of samples.
-    pub fn len(&self) -> u64 {
-        self.len
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// The corpus they are cut from.
-    pub fn corpus(&self) -> &Arc<Corpus> {
-        &self.corpus
-    }
-
-    /// The split they are cut from.
-    pub fn split(&self) -> Split {
-        self.split
-    }
-
-    /// Most tokens of a sample, `[CLS]` and `[SEP]` included.
-    pub fn seq_len(&self) -> usize {
-        self.body + FRAME_TOKENS
-    }
-
-    /// What a plan must know of them: all together, or each folder by itself where folders have weights. Their lengths
-    /// are looked up when `measured`, which a batch counted in tokens needs, and zero else.
-    ///
-    /// # Errors
-    /// [`Error::Config`] for a folder that has a weight and no samples, [`Error::Corrupt`] when offsets are wrong.
-    pub fn parts(&self, measured: bool) -> Result<Vec<Part>, Error> {
-        let part = |range: Range<u64>, weight| {
-            let samples = range.end - range.start;
-            Ok(Part { samples, weight, mean_len: if measured { self.mean_len(range)? } else { 0.0 } })
-        };
-        let Some(weights) = self.corpus.weights() else {
-            return Ok(vec![part(0..self.len, 1.0)?]);
-        };
-        let folders = self.corpus.folders(self.split).zip(weights);
-        folders
-            .map(|(documents, &weight)| {
-                let range = self.first_of(documents.start)?..self.first_of(documents.end)?;
-                if range.is_empty() {
-                    return Err(invalid(
-                        "a weight of --shards",
-                        weight,
-                        "none for a folder without training documents",
-                    ));
-                }
-                part(range, weight)
-            })
-            .collect()
-    }
-
-    /// The mean length of samples in tokens, `[CLS]` and `[SEP]` included, from at most [`MEASURED`] of them, which are
-    /// spread evenly; nothing when there are none.
-    fn mean_len(&self, range: Range<u64>) -> Result<f64, Error> {
-        let count = range.end - range.start;
-        let measured = count.min(MEASURED);
-        let mut tokens = 0u64;
-        for index in 0..measured {
-            let sample = range.start + (u128::from(index) * u128::from(count) / u128::from(measured)) as u64;
-            tokens += self.place(sample)?.len() as u64;
-        }
-        let fraction = tokens as f64 / measured.max(1) as f64;
-        Ok((fraction * TOKEN_FRACTION as f64).round() / TOKEN_FRACTION as f64)
-    }
-
-    /// The number of a document's first sample; of the document after the last, the number of samples.
-    fn first_of(&self, document: u64) -> Result<u64, Error> {
-        let Some(index) = &self.index else { return Ok(document) };
-        if document == self.corpus.documents(self.split) {
-            return Ok(self.len);
-        }
-        let block = document / INDEX_BLOCK;
-        let mut sample = index.starts[block as usize];
-        for before in block * INDEX_BLOCK..document {
-            let (shard, at) = self.corpus.locate(self.split, before)?;
-            sample += self.corpus.shards[shard].document_len(at)?.div_ceil(self.body) as u64;
-        }
-        Ok(sample)
-    }
-
-    /// The piece of text of a sample: 1 to `seq_len - 2` tokens.
-    ///
-    /// # Errors
-    /// [`Error::OutOfRange`] when there is no such sample, [`Error::Corrupt`] when offsets are wrong.
-    pub fn get(&self, sample: u64) -> Result<Tokens<'_>, Error> {
-        self.text(self.place(sample)?)
-    }
-
-    /// Where the text of a sample lies.
-    ///
-    /// # Errors
-    /// As [`get`](Samples::get).
-    pub(crate) fn place(&self, sample: u64) -> Result<Place, Error> {
-        if sample >= self.len {
-            return Err(Error::OutOfRange { what: "sample", index: sample, count: self.len });
-        }
-        let (shard, document, piece) = self.piece(sample)?;
-        let range = self.corpus.shards[shard].range(document)?;
-        let start = range.start + piece * self.body as u64;
-        let text = range.end.saturating_sub(start).min(self.body as u64);
-        Ok(Place { start, shard: shard as u32, text: text as u32 })
-    }
-
-    /// The text at a place.
-    #[inline]
-    pub(crate) fn text(&self, place: Place) -> Result<Tokens<'_>, Error> {
-        let Place { start, shard, text } = place;
-        self.corpus.shards[shard as usize].tokens_in(start..start + u64::from(text))
-    }
-
-    /// Reads where the document of a sample begins, when that takes no search: a loop over several samples lets their
-    /// fetches overlap.
-    pub(crate) fn touch(&self, sample: u64) {
-        if self.index.is_none()
-            && let Ok((shard, document)) = self.corpus.locate(self.split, sample)
-        {
-            self.corpus.shards[shard].touch(document);
-        }
-    }
-
-    /// The error for a token of a sample that no tokenizer of this vocabulary gives.
-    pub(crate) fn outside_vocabulary(&self, sample: u64, token: u32) -> Result<Error, Error> {
-        let (shard, document, _) = self.piece(sample)?;
-        let path = self.corpus.shards[shard].path().to_owned();
-        let vocab_size = self.corpus.tokenizer().vocab_size;
-        Ok(Error::TokenOutsideVocabulary { path, document, token, vocab_size })
-    }
-
-    /// The shard of a sample, its document there, and which piece of it the sample is.
-    fn piece(&self, sample: u64) -> Result<(usize, u64, u64), Error> {
-        let Some(index) = &self.index else {
-            let (shard, document) = self.corpus.locate(self.split, sample)?;
-            return Ok((shard, document, 0));
-        };
-        let block = index.starts.partition_point(|start| *start <= sample) - 1;
-        let mut piece = sample - index.starts[block];
-        let first = block as u64 * INDEX_BLOCK;
-        let (mut shard, mut at) = self.corpus.locate(self.split, first)?;
-        for document in first..first + INDEX_BLOCK {
-            if at == self.corpus.shards[shard].end_of(self.split) {
-                (shard, at) = self.corpus.locate(self.split, document)?;
-            }
-            let pieces = self.corpus.shards[shard].document_len(at)?.div_ceil(self.body) as u64;
-            if piece < pieces {
-                return Ok((shard, at, piece));
-            }
-            piece -= pieces;
-            at += 1;
-        }
-        Err(Error::OutOfRange { what: "sample", index: sample, count: self.len })
-    }
-}
-
-/// Where the text of a sample lies: its tokens among those of a shard, looked up and checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    start: u64,
-    shard: u32,
-    text: u32,
-}
-
-impl Place {
-    /// Tokens of the sample, `[CLS]` and `[SEP]` included.
-    pub(crate) fn len(&self) -> usize {
-        self.text as usize + FRAME_TOKENS
-    }
-}
-
-/// How many samples come before each block of documents.
-#[derive(Clone, Debug)]
-struct ChunkIndex {
-    starts: Arc<[u64]>,
-    samples: u64,
-}
-
-impl ChunkIndex {
-    /// Reads the offsets of every document of a split once.
-    fn count(corpus: &Corpus, split: Split, body: usize) -> Result<Self, Error> {
-        let mut starts = Vec::with_capacity(corpus.documents(split).div_ceil(INDEX_BLOCK) as usize);
-        let (mut samples, mut document) = (0u64, 0u64);
-        for shard in &corpus.shards {
-            let train = shard.documents() - shard.held_out();
-            let range = match split {
-                Split::Train => 0..train,
-                Split::HeldOut => train..shard.documents(),
-            };
-            for at in range {
-                if document.is_multiple_of(INDEX_BLOCK) {
-                    starts.push(samples);
-                }
-                samples += shard.document_len(at)?.div_ceil(body) as u64;
-                document += 1;
-            }
-        }
-        Ok(Self { starts: starts.into(), samples })
-    }
-}
-
-impl Shard {
-    /// The number of the first document after those of a split.
-    fn end_of(&self, split: Split) -> u64 {
-        match split {
-            Split::Train => self.documents() - self.held_out(),
-            Split::HeldOut => self.documents(),
-        }
-    }
-}
-
 /// A folder that is named twice would count twice, which weights can say better.
 fn check_distinct(folders: &[ShardFolder]) -> Result<(), Error> {
     let mut seen = HashSet::new();
     for ShardFolder { path, .. } in folders {
-        if !seen.insert(fs::canonicalize(path).unwrap_or_else(|_| path.clone())) {
+        if !seen.insert(folder::absolute(path).unwrap_or_else(|_| path.clone())) {
             let found = format!("{} twice", path.display());
             return Err(invalid("--shards", found, "each folder once; weights say how often it is read"));
         }
@@ -453,12 +318,29 @@ fn check_distinct(folders: &[ShardFolder]) -> Result<(), Error> {
     Ok(())
 }
 
+/// Shards in stores, each content once.
+#[derive(Default)]
+struct Objects {
+    list: Vec<RemoteShard>,
+    numbers: HashMap<String, usize>,
+}
+
+impl Objects {
+    fn add(&mut self, object: RemoteShard) -> usize {
+        let number = *self.numbers.entry(object.file_name(Part::Whole)).or_insert(self.list.len());
+        if number == self.list.len() {
+            self.list.push(object);
+        }
+        number
+    }
+}
+
 /// Opens the shards of a folder and compares each with the manifest. A few threads share them, since most of the time goes
 /// into waiting for the first bytes of each file.
 fn open_shards(dir: &Path, manifest: &Manifest) -> Result<Vec<Shard>, Error> {
     let open = |entry: &ShardEntry| {
         let shard = Shard::open(&dir.join(&entry.file))?;
-        check_shard(&shard, entry, manifest)?;
+        shard.check(entry, manifest.token_bytes)?;
         Ok(shard)
     };
     let entries = &manifest.shards;
@@ -480,14 +362,14 @@ fn open_shards(dir: &Path, manifest: &Manifest) -> Result<Vec<Shard>, Error> {
 }
 
 /// Reads the tokenizer in the folder, which must be the one that made the ids.
-fn read_tokenizer(dir: &Path, tokenizer: &TokenizerInfo) -> Result<Vec<u8>, Error> {
-    let path = dir.join(&tokenizer.file);
-    let json = fs::read(&path).map_err(Error::io("read", &path))?;
+fn read_tokenizer(place: &Place, tokenizer: &TokenizerInfo) -> Result<Vec<u8>, Error> {
+    let json = place.read(&tokenizer.file)?;
     let found = blake3::hash(&json).to_hex();
     if found.as_str() == tokenizer.blake3 {
         return Ok(json);
     }
-    let (found, expected) = (found.to_string(), tokenizer.blake3.clone());
+    let (path, found, expected) =
+        (place.path_of(&tokenizer.file), found.to_string(), tokenizer.blake3.clone());
     Err(Error::NotAsInManifest { path, what: "the BLAKE3", found, expected })
 }
 
@@ -525,26 +407,5 @@ fn check_same_held_out(first: (&Path, &Manifest), second: (&Path, &Manifest)) ->
             expected: expected.to_string(),
         }),
         _ => Ok(()),
-    }
-}
-
-/// A shard must be the one that the manifest describes, as far as its header tells.
-fn check_shard(shard: &Shard, entry: &ShardEntry, manifest: &Manifest) -> Result<(), Error> {
-    let properties = [
-        ("its size in bytes", shard.bytes(), entry.bytes),
-        ("its number of bytes a token", shard.token_bytes().into(), manifest.token_bytes.into()),
-        ("its number of documents", shard.documents(), entry.documents),
-        ("its number of held-out documents", shard.held_out(), entry.held_out),
-        ("its number of tokens", shard.token_count(), entry.tokens),
-        ("its number of held-out tokens", shard.held_out_tokens(), entry.held_out_tokens),
-    ];
-    match properties.into_iter().find(|(_, found, expected)| found != expected) {
-        None => Ok(()),
-        Some((what, found, expected)) => Err(Error::NotAsInManifest {
-            path: shard.path().to_owned(),
-            what,
-            found: found.to_string(),
-            expected: expected.to_string(),
-        }),
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::cache::ByteSize;
 use crate::object::ObjectError;
 
 /// The error of this crate. Messages name the path, what was found, what was expected and what to do; the cause
@@ -242,6 +243,24 @@ pub enum Error {
         bytes: usize,
         /// The reason given by the operating system.
         source: io::Error,
+    },
+
+    /// The shards that are needed at once do not fit into the cache.
+    #[error(
+        "one batch reads from {shards} shards of {}, but the shard cache {} may hold no more than {limit}; raise \
+         --shard-cache-size, or let batches read from fewer shards: with loader.shuffle_block as large as a shard and a small \
+         loader.shuffle_window",
+        needed.about(), dir.display()
+    )]
+    CacheTooSmall {
+        /// The folder of the cache.
+        dir: PathBuf,
+        /// The most that it may hold.
+        limit: ByteSize,
+        /// Number of shards.
+        shards: usize,
+        /// Their size.
+        needed: ByteSize,
     },
 
     /// Batches were taken and none given back until none was left to fill.

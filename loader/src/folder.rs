@@ -1,15 +1,17 @@
-//! A shard folder as it is named on a command line: a path, and a weight where several folders are mixed.
+//! A shard folder as it is named on a command line: a path or a URL, and a weight where several folders are mixed.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::{fmt, fs, io};
 
 use crate::config::invalid;
 use crate::error::Error;
+use crate::object::{Location, ObjectError};
+use crate::shard::{MANIFEST_FILE, Manifest};
 
 /// A shard folder and its share of every batch.
 ///
-/// Reads `PATH` or `PATH=WEIGHT`. A path may contain `=`: what exists as a whole is a path, else what stands behind the last
+/// Reads `PATH` or `PATH=WEIGHT`, where a path may also be a URL such as `s3://bucket/shards`. A path may contain `=`: what exists as a whole is a path, else what stands behind the last
 /// `=` is the weight, if it is a number.
 ///
 /// ```
@@ -23,7 +25,7 @@ use crate::error::Error;
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct ShardFolder {
-    /// The folder.
+    /// The folder, or the URL of one.
     pub path: PathBuf,
     /// Its share of the samples of a batch, in proportion to the weights of the other folders. Without weights all folders
     /// are one corpus, of which every document is as likely as every other.
@@ -87,6 +89,78 @@ pub(crate) fn weights(folders: &[ShardFolder]) -> Result<Option<Vec<f64>>, Error
     }
 }
 
+/// The path of a folder from the root of the file system; a URL without a slash at its end.
+///
+/// # Errors
+/// When there is no such folder, or the URL leads nowhere.
+pub fn absolute(path: &Path) -> Result<PathBuf, Error> {
+    match Place::of(path)? {
+        Place::Folder(path) => fs::canonicalize(&path).map_err(Error::io("find", &path)),
+        Place::Store(location) => Ok(location.to_string().into()),
+    }
+}
+
+/// Where the files of a shard folder lie.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    /// On this machine.
+    Folder(PathBuf),
+    /// In an object store.
+    Store(Location),
+}
+
+impl Place {
+    /// The folder that a path or a URL stands for.
+    ///
+    /// # Errors
+    /// When a URL leads nowhere.
+    pub(crate) fn of(dir: &Path) -> Result<Self, Error> {
+        let location = dir.to_str().map(Location::parse).transpose()?.flatten();
+        Ok(location.map_or_else(|| Self::Folder(dir.to_owned()), Self::Store))
+    }
+
+    /// Path or URL of a file in it.
+    pub(crate) fn path_of(&self, name: &str) -> PathBuf {
+        match self {
+            Self::Folder(dir) => dir.join(name),
+            Self::Store(location) => location.join(name).to_string().into(),
+        }
+    }
+
+    /// What a file in it holds.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(crate) fn read(&self, name: &str) -> Result<Vec<u8>, Error> {
+        match self {
+            Self::Folder(dir) => fs::read(dir.join(name)).map_err(Error::io("read", &dir.join(name))),
+            Self::Store(location) => location.join(name).read_all(),
+        }
+    }
+
+    /// Its manifest.
+    ///
+    /// # Errors
+    /// [`Error::NoManifest`] when there is none; when it cannot be read or is not valid.
+    pub(crate) fn manifest(&self) -> Result<Manifest, Error> {
+        let none = |dir: PathBuf| Err(Error::NoManifest { dir });
+        match (self, self.read(MANIFEST_FILE)) {
+            (_, Ok(json)) => Manifest::from_json(&json, &self.path_of(MANIFEST_FILE)),
+            (Self::Folder(dir), Err(Error::Io { source, .. }))
+                if source.kind() == io::ErrorKind::NotFound =>
+            {
+                none(dir.clone())
+            }
+            (Self::Store(location), Err(Error::Object(error)))
+                if matches!(*error, ObjectError::NotFound { .. }) =>
+            {
+                none(location.to_string().into())
+            }
+            (_, Err(error)) => Err(error),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,6 +179,17 @@ mod tests {
         // No such folder, so the last part is a weight, as in a list of folders that does not exist yet.
         let folder = parse(format!("{}/none=0.5", dir.path().display())).unwrap();
         assert_eq!((folder.path, folder.weight), (dir.path().join("none"), Some(0.5)));
+    }
+
+    #[test]
+    fn a_url_is_a_folder_too() {
+        let parse = |text: &str| text.parse::<ShardFolder>().unwrap();
+        let folder = parse("s3://bucket/lang=en=0.7");
+        assert_eq!((folder.path.to_str(), folder.weight), (Some("s3://bucket/lang=en"), Some(0.7)));
+        let folder = parse("s3://bucket/lang=en/");
+        assert_eq!((folder.path.to_str(), folder.weight), (Some("s3://bucket/lang=en/"), None));
+        assert_eq!(absolute(&folder.path).unwrap(), Path::new("s3://bucket/lang=en"));
+        assert!(absolute(Path::new("no/such/folder")).is_err());
     }
 
     #[test]

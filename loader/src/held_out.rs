@@ -12,6 +12,9 @@ use crate::permutation::Permutation;
 use crate::philox::{Key, Purpose};
 use crate::plan::SampleId;
 
+/// Samples whose shards are asked for before they are needed, where these lie in a store.
+const AHEAD: u64 = 4096;
+
 /// The held-out samples of a corpus as micro-batches, in an order and with masks that only the seed decides. Under a
 /// limit they are a random choice of all held-out samples, not those of the first input files.
 ///
@@ -72,6 +75,9 @@ impl HeldOutBatches {
     /// As many of the samples still to come as the budget takes; there is one at least.
     fn batch(&mut self) -> Result<MicroBatch, Error> {
         let mut batch = MicroBatch::with_room_for(self.size)?;
+        let next = self.indices.start..self.indices.end.min(self.indices.start.saturating_add(AHEAD));
+        let order = &self.order;
+        self.assembler.samples().ask_for(next.map(|index| order.apply(index)));
         while !self.indices.is_empty() {
             let id = SampleId { epoch: 0, sample: self.order.apply(self.indices.start) };
             let text = self.assembler.text(id)?;
@@ -81,6 +87,7 @@ impl HeldOutBatches {
             self.assembler.push(&self.draw, id, text, &mut batch)?;
             self.indices.start += 1;
         }
+        self.assembler.samples().release();
         Ok(batch)
     }
 }

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! - [`shard`] owns the bytes on disk: FORMAT.md draws them. [`atomic`] is how every file is written.
-//! - [`Corpus`] opens folders and checks them, [`Samples`] cuts documents into samples.
+//! - [`Corpus`] opens folders and checks them, [`Samples`] cuts documents into samples. Folders may lie in an object store;
+//!   their shards are fetched when they are needed and kept as [`CacheConfig`] says.
 //! - [`Plan`] says which samples make up the batch of a step, [`Masker`] what the model must predict. Both are pure
 //!   functions of the seed, so a batch is the same for any number of ranks and workers, and any step can be the first.
 //! - [`Loader`] runs them on threads, which fill the slots of a ring in memory of your choice ([`Region`]) and take turns
@@ -54,11 +55,13 @@ pub mod shard;
 
 mod batch;
 mod batch_size;
+mod cache;
 mod config;
 mod corpus;
 mod cut;
 mod error;
 mod folder;
+mod hand;
 mod held_out;
 mod loader;
 mod mask;
@@ -67,6 +70,7 @@ mod permutation;
 mod philox;
 mod plan;
 mod ring;
+mod samples;
 mod shuffle;
 mod slot;
 mod sync;
@@ -75,14 +79,16 @@ mod unigram;
 mod workers;
 
 pub use batch::{MicroBatch, StepBatch};
+pub use cache::{ByteSize, CacheConfig, DEFAULT_CACHE_SIZE};
 pub use config::*;
-pub use corpus::{Corpus, Samples, Split};
+pub use corpus::{Corpus, Split, Stored};
 pub use error::Error;
-pub use folder::ShardFolder;
+pub use folder::{ShardFolder, absolute};
 pub use held_out::{HeldOutBatches, held_out_batches};
 pub use loader::{Loader, LoaderBuilder, ReadyBatch};
 pub use mask::{Continuations, Draw, Instructions, Masked, Masker, Room};
 pub use plan::{Part, Plan, SampleId};
+pub use samples::Samples;
 pub use slot::{Buffer, Number, Region};
 pub use throughput::{Throughput, measure};
 pub use unigram::{TokenCounts, unigram_entropy};

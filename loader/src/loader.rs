@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::batch::{StepBatch, StepBuilder};
+use crate::cache::Ahead;
 use crate::config::LoaderConfig;
 use crate::corpus::{Corpus, Split};
 use crate::error::Error;
@@ -20,6 +21,8 @@ use crate::workers::{Taken, Workers};
 #[derive(Debug)]
 pub struct Loader {
     workers: Workers<StepBatch>,
+    /// Where shards lie in a store.
+    _ahead: Option<Ahead>,
     plan: Plan,
     waited: Duration,
 }
@@ -143,7 +146,8 @@ impl LoaderBuilder {
     ///
     /// # Errors
     /// [`Error::Config`] for a setting out of its range, [`Error::EmptySplit`] when there is nothing to train on,
-    /// [`Error::Corrupt`] when counting the samples meets wrong offsets, [`Error::Memory`] when there is no memory for
+    /// [`Error::Corrupt`] when counting the samples meets wrong offsets, why a shard cannot be fetched that this needs,
+    /// [`Error::Memory`] when there is no memory for
     /// the slots, [`Error::Thread`] when the system gives no thread.
     pub fn start(mut self) -> Result<Loader, Error> {
         let config = &self.config;
@@ -158,10 +162,16 @@ impl LoaderBuilder {
         };
         let slots = (0..config.slots).map(slot).collect::<Result<Vec<_>, Error>>()?;
         let steps = self.steps.start..self.steps.end.max(self.steps.start);
+        let ahead = Ahead::start(&plan, builder.samples(), steps.clone())?;
         let workers = Workers::start(slots, config.workers, steps, || {
-            let mut builder = builder.clone();
-            move |step, batch: &mut StepBatch| builder.build(step, batch)
+            let (mut builder, progress) = (builder.clone(), ahead.as_ref().map(Ahead::progress));
+            move |step, batch: &mut StepBatch| {
+                if let Some(progress) = &progress {
+                    progress.begin(step);
+                }
+                builder.build(step, batch)
+            }
         })?;
-        Ok(Loader { workers, plan, waited: Duration::ZERO })
+        Ok(Loader { workers, _ahead: ahead, plan, waited: Duration::ZERO })
     }
 }

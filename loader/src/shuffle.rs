@@ -65,7 +65,11 @@ impl Shuffle {
             Some(window) if window.epoch == place.epoch && window.positions.contains(&place.position) => {
                 window
             }
-            other => other.insert(EpochOrder::new(self, place.epoch).window_at(place.position)),
+            other => {
+                // The memory of the window before serves again.
+                let blocks = other.take().map(|window| window.blocks).unwrap_or_default();
+                other.insert(EpochOrder::new(self, place.epoch).window_at(place.position, blocks))
+            }
         };
         let sample = window.sample(place.position, self.block);
         place.position += 1;
@@ -123,8 +127,8 @@ impl<'a> EpochOrder<'a> {
         blocks * self.shuffle.block - if blocks > self.short_at { self.missing } else { 0 }
     }
 
-    /// The window that a position of the epoch lies in.
-    fn window_at(&self, position: u64) -> Window {
+    /// The window that a position of the epoch lies in; `blocks` is memory for it.
+    fn window_at(&self, position: u64, mut blocks: Vec<u64>) -> Window {
         // Positions after the short block are moved up, as if it were full.
         let past_short = position >= self.samples_before(self.short_at + 1);
         let block = (position + if past_short { self.missing } else { 0 }) / self.shuffle.block;
@@ -135,7 +139,8 @@ impl<'a> EpochOrder<'a> {
         let positions = self.samples_before(first_block)..self.samples_before(end_block);
         let counter = [self.epoch as u32, index as u32, (index >> 32) as u32];
         let within = Permutation::new(positions.end - positions.start, self.shuffle.window_order, counter);
-        let blocks: Vec<u64> = (first_block..end_block).map(|at| self.blocks.apply(at)).collect();
+        blocks.clear();
+        blocks.extend((first_block..end_block).map(|at| self.blocks.apply(at)));
         let short_end = if (first_block..end_block).contains(&self.short_at) {
             self.samples_before(self.short_at + 1) - positions.start
         } else {

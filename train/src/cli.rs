@@ -10,6 +10,7 @@ mod import;
 mod pareto;
 mod ranks;
 mod recipe;
+mod shard_cache;
 mod sweep;
 
 use std::path::PathBuf;
@@ -29,6 +30,7 @@ pub(crate) use average::Average;
 pub(crate) use recipe::Recipe;
 
 use ranks::RanksArguments;
+use shard_cache::ShardCache;
 
 /// Pretrain a masked language model on packed shards.
 ///
@@ -54,8 +56,9 @@ pub(crate) struct Cli {
 /// Pretraining, the main job.
 #[derive(Debug, Args)]
 pub(crate) struct Pretrain {
-    /// Shard folder, as `ingest` wrote it; may be given several times, each with a weight to mix them: A=0.7 B=0.3
-    #[arg(long, value_name = "DIR[=WEIGHT]", required_unless_present_any = ["resume", "branch_from"])]
+    /// Shard folder, as `ingest` wrote it, or its URL (s3://, gs://, az://, https://); may be given several times, each with a
+    /// weight to mix them: A=0.7 B=0.3
+    #[arg(long, value_name = "DIR|URL[=WEIGHT]", required_unless_present_any = ["resume", "branch_from"])]
     pub(crate) shards: Vec<ShardFolder>,
     /// Folder of the new run: configuration, metrics and checkpoints go there
     #[arg(long, value_name = "RUN", required_unless_present = "resume")]
@@ -81,6 +84,8 @@ pub(crate) struct Pretrain {
     pub(crate) device: Option<DeviceArgument>,
     #[command(flatten)]
     pub(crate) recipe: Recipe,
+    #[command(flatten)]
+    pub(crate) shard_cache: ShardCache,
     #[command(flatten)]
     pub(crate) ranks: RanksArguments,
 }
@@ -116,9 +121,11 @@ pub(crate) struct Eval {
     /// A run, whose newest usable checkpoint is taken, or a checkpoint's own folder
     #[arg(long, value_name = "RUN|CHECKPOINT")]
     pub(crate) from: PathBuf,
-    /// Shard folder whose held-out documents are used; may be given several times
-    #[arg(long, value_name = "DIR", required = true)]
+    /// Shard folder whose held-out documents are used, or its URL; may be given several times
+    #[arg(long, value_name = "DIR|URL", required = true)]
     pub(crate) shards: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) shard_cache: ShardCache,
     /// Most held-out samples to evaluate; 0 takes all of them
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) max_samples: u64,
@@ -142,9 +149,11 @@ pub(crate) struct Bench {
     /// Set one value, for example --set train.micro_batch_tokens=65536
     #[arg(long, value_name = "KEY.PATH=VALUE")]
     pub(crate) set: Vec<String>,
-    /// Shard folder to read; may be given several times, each with a weight to mix them
-    #[arg(long, value_name = "DIR[=WEIGHT]")]
+    /// Shard folder to read, or its URL; may be given several times, each with a weight to mix them
+    #[arg(long, value_name = "DIR|URL[=WEIGHT]")]
     pub(crate) shards: Vec<ShardFolder>,
+    #[command(flatten)]
+    pub(crate) shard_cache: ShardCache,
     /// Longest sample in tokens; the same as --set train.seq_len=...
     #[arg(long, value_name = "TOKENS")]
     pub(crate) seq: Option<usize>,
@@ -241,6 +250,7 @@ impl Bench {
     /// What to measure, on the ranks of a job.
     pub(crate) fn resolve(self, ranks: Ranks) -> Result<bench::Bench, train::Error> {
         let mut sets = self.set;
+        sets.extend(self.shard_cache.sets());
         let shortcuts = [
             ("train.seq_len", self.seq),
             ("train.batch_size", self.batch_size),

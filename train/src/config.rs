@@ -4,7 +4,13 @@
 //! `--set key.path=value` ([`crate::layers`]). The resolved whole is written to `RUN/config.toml`, which is itself
 //! a valid `--config`.
 
-use loader::{HeldOutConfig, LoaderConfig, MaskRate, SamplePolicy};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use loader::{
+    ByteSize, CacheConfig, Corpus, DEFAULT_CACHE_SIZE, HeldOutConfig, LoaderConfig, MaskRate, SamplePolicy,
+    ShardFolder,
+};
 use model::ModelConfig;
 use serde::{Deserialize, Serialize};
 
@@ -114,6 +120,25 @@ pub struct FeedConfig {
     pub shuffle_block: u64,
     /// Blocks that are shuffled together, sample by sample. Smaller keeps reads local on a corpus larger than memory.
     pub shuffle_window: u64,
+    /// Folder that keeps shards fetched from an object store; empty: `tessera/shards` in `$XDG_CACHE_HOME` or `~/.cache`.
+    /// Changes no result.
+    #[serde(default)]
+    pub shard_cache: PathBuf,
+    /// The most that this folder may hold. Changes no result.
+    #[serde(default = "default_cache_size")]
+    pub shard_cache_size: ByteSize,
+}
+
+fn default_cache_size() -> ByteSize {
+    DEFAULT_CACHE_SIZE
+}
+
+impl FeedConfig {
+    /// Where shards of object stores are kept.
+    pub fn cache(&self) -> CacheConfig {
+        let dir = Some(self.shard_cache.clone()).filter(|dir| !dir.as_os_str().is_empty());
+        CacheConfig { dir, size: self.shard_cache_size }
+    }
 }
 
 /// Evaluation on held-out documents.
@@ -197,6 +222,14 @@ impl Config {
         self.loader_config().validate()?;
         self.held_out_config().validate()?;
         Ok(self.model.check_seq_len(train.seq_len)?)
+    }
+
+    /// The corpus in shard folders, of this machine or in object stores.
+    ///
+    /// # Errors
+    /// [`Error::Loader`] with what is wrong with the first that is wrong.
+    pub fn open_corpus(&self, shards: &[ShardFolder]) -> Result<Arc<Corpus>, Error> {
+        Ok(Corpus::open_cached(shards, &self.loader.cache())?)
     }
 
     /// The settings of the training loader, with the mask rate that training begins with; [`crate::run`] gives it the

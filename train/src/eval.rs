@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use loader::{Corpus, HeldOutConfig, SamplePolicy, held_out_batches, unigram_entropy};
+use loader::{Corpus, HeldOutConfig, SamplePolicy, ShardFolder, held_out_batches, unigram_entropy};
 use model::MaskedLm;
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
@@ -79,7 +79,8 @@ pub fn evaluate_checkpoint(
 ) -> Result<EvalRecord, Error> {
     let mut config = checkpoint.config.clone();
     config.eval.max_samples = max_samples;
-    let corpus = Corpus::open(shards)?;
+    let folders: Vec<ShardFolder> = shards.iter().cloned().map(ShardFolder::from).collect();
+    let corpus = config.open_corpus(&folders)?;
     checkpoint.check_tokenizer(&corpus.tokenizer().blake3)?;
     let device = device::choose(device)?;
     // Another number of threads would round the sums differently.

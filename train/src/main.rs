@@ -10,7 +10,7 @@ use clap::Parser;
 use serde::Serialize;
 use train::checkpoint::{self, Checkpoint};
 use train::distributed::Ranks;
-use train::layers::{PRESETS, Preset, resolve_with};
+use train::layers::{PRESETS, Preset, change, resolve_with};
 use train::model_folder::ModelFolder;
 use train::run::Run;
 use train::stop::Stop;
@@ -56,13 +56,16 @@ fn pretrain(arguments: Pretrain) -> Result<()> {
 
 /// The run that is asked for.
 fn open(arguments: Pretrain, ranks: &Ranks) -> Result<Run> {
-    let Pretrain { shards, out, resume, init_from, preset, config, mut set, device, recipe, .. } = arguments;
+    let Pretrain {
+        shards, out, resume, init_from, preset, config, mut set, device, recipe, shard_cache, ..
+    } = arguments;
+    set.extend(shard_cache.sets());
     if !ranks.is_first() {
         return Ok(Run::follow(&shards, ranks)?);
     }
     let (device, micro_batch) = (device.map(Into::into), recipe.micro_batch_tokens);
     let run = match (resume, recipe.branch_from, out) {
-        (Some(path), ..) => Run::resume(&path, &shards, device, micro_batch, ranks)?,
+        (Some(path), ..) => Run::resume(&path, &shards, &set, device, micro_batch, ranks)?,
         (None, Some(from), Some(out)) => {
             let decay = recipe.decay.expect("clap asks for --decay where --branch-from is present");
             let trunk = Checkpoint::find(&from, |error| eprintln!("{error}; trying the one before"))?;
@@ -95,7 +98,9 @@ fn average(arguments: &cli::Average) -> Result<()> {
 
 /// Evaluates a checkpoint on held-out documents.
 fn evaluate(arguments: &cli::Eval) -> Result<()> {
-    let checkpoint = Checkpoint::find(&arguments.from, |error| eprintln!("{error}; trying the one before"))?;
+    let mut checkpoint =
+        Checkpoint::find(&arguments.from, |error| eprintln!("{error}; trying the one before"))?;
+    checkpoint.config = change(&checkpoint.config, &arguments.shard_cache.sets())?;
     let result = eval::evaluate_checkpoint(
         &checkpoint,
         &arguments.shards,

@@ -42,8 +42,8 @@ pub struct Run {
     /// In a job rank 0 has them.
     metrics: Option<MetricsWriter>,
     saver: Saver,
-    /// Unigram cross-entropy of the corpus in nats.
-    unigram: f64,
+    /// Unigram cross-entropy of the corpus in nats, once it is known. In a job rank 0 has it.
+    unigram: Option<f64>,
     /// The processes that make the run together.
     ranks: Ranks,
 }
@@ -344,12 +344,21 @@ impl Run {
     fn evaluate(&mut self, progress: &Progress) -> Result<(), Error> {
         let config = self.config.held_out_config();
         let evaluation = eval::evaluate(&self.model, &self.corpus, &config, self.device, &self.ranks)?;
+        let unigram_loss = match (self.unigram, &self.metrics) {
+            (Some(known), _) => known,
+            (None, None) => 0.0,
+            (None, Some(_)) => {
+                let found =
+                    eval::unigram(&self.corpus, self.config.loader.policy, self.config.train.seq_len)?;
+                *self.unigram.insert(found)
+            }
+        };
         let record = EvalRecord {
             step: self.state.step,
             loss: evaluation.loss,
             accuracy: evaluation.accuracy,
             masked_tokens: evaluation.masked_tokens,
-            unigram_loss: self.unigram,
+            unigram_loss,
             elapsed_s: self.state.elapsed_s,
         };
         progress.eval(&record);

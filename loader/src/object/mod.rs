@@ -216,7 +216,7 @@ impl Location {
     pub fn read_all(&self) -> Result<Vec<u8>, Error> {
         let mut reader = self.open()?;
         let mut bytes = Vec::with_capacity(reader.meta().bytes as usize);
-        reader.read_to_end(&mut bytes).map_err(|error| self.unwrap(error))?;
+        reader.read_to_end(&mut bytes).map_err(|error| self.read_error(error))?;
         Ok(bytes)
     }
 
@@ -257,7 +257,7 @@ impl Location {
         let mut buffer = vec![0; COPY_BYTES];
         let mut left = reader.meta().bytes;
         loop {
-            match reader.read(&mut buffer).map_err(|error| self.unwrap(error))? {
+            match reader.read(&mut buffer).map_err(|error| self.read_error(error))? {
                 0 => break,
                 read => {
                     file.write_all(&buffer[..read]).map_err(|source| Error::write(to, left, source))?;
@@ -374,7 +374,7 @@ impl Location {
     }
 
     /// What a [`Reader`] of this object packed into an error of reading.
-    fn unwrap(&self, error: io::Error) -> Error {
+    pub(crate) fn read_error(&self, error: io::Error) -> Error {
         match error.downcast::<Error>() {
             Ok(error) => error,
             Err(source) => Error::Io { action: "read", path: self.url.clone().into(), source },

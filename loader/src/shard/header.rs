@@ -5,6 +5,7 @@ use std::path::Path;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::manifest::ShardEntry;
 use super::{BLOCK_BYTES, FORMAT_VERSION, MAGIC};
 use crate::error::Error;
 
@@ -73,6 +74,25 @@ impl Layout {
         let file_bytes = blocks.checked_mul(4)?.checked_add(checksums_at)?;
         Some(Self { tokens_end, offsets_at, checksums_at, file_bytes })
     }
+}
+
+impl Counts {
+    /// Where the end of a shard begins that is read by itself: the first byte of the last checksummed block before the one
+    /// that holds the first held-out token. So one block of training documents is in it, or two, and all offsets.
+    pub(crate) fn tail_at(&self) -> u64 {
+        let train = (self.tokens - self.held_out_tokens) * u64::from(self.token_bytes);
+        let block = u64::from(BLOCK_BYTES);
+        HEADER_BYTES + (train / block).saturating_sub(1) * block
+    }
+}
+
+/// Where the tail of a shard begins, see [`Counts::tail_at`], and the size of the shard; nothing for counts that no file
+/// could hold.
+pub(crate) fn shard_tail(entry: &ShardEntry, token_bytes: u8) -> Option<(u64, u64)> {
+    let &ShardEntry { documents, held_out, tokens, held_out_tokens, .. } = entry;
+    let counts = Counts { token_bytes: token_bytes.into(), documents, held_out, tokens, held_out_tokens };
+    let layout = Layout::of(&counts)?;
+    (held_out <= documents && held_out_tokens <= tokens).then(|| (counts.tail_at(), layout.file_bytes))
 }
 
 /// A header whose every field agrees with every other.

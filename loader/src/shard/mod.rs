@@ -6,6 +6,7 @@ mod offsets;
 mod reader;
 mod writer;
 
+pub(crate) use header::{HEADER_BYTES, shard_tail};
 pub use manifest::{
     BadLine, Ingest, InputFile, MANIFEST_FILE, Manifest, ShardEntry, SpecialTokens, TokenizerInfo,
 };

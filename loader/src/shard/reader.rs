@@ -12,6 +12,7 @@ use memmap2::Mmap;
 use zerocopy::FromBytes;
 
 use super::header::{HEADER_BYTES, Header};
+use super::manifest::ShardEntry;
 use super::offsets::Offsets;
 use super::{BLOCK_BYTES, FORMAT_VERSION};
 use crate::error::Error;
@@ -100,6 +101,11 @@ impl Shard {
     /// [`Error::Io`] when the file cannot be mapped; [`Error::NotAShard`], [`Error::FormatVersion`] or
     /// [`Error::Corrupt`] when its header or size is wrong.
     pub fn open(path: &Path) -> Result<Self, Error> {
+        Self::open_as(path, path.to_owned())
+    }
+
+    /// As [`open`](Shard::open); the shard is called `name` afterwards.
+    pub(crate) fn open_as(path: &Path, name: PathBuf) -> Result<Self, Error> {
         let file = File::open(path).map_err(Error::io("open", path))?;
         let bytes = file.metadata().map_err(Error::io("read", path))?.len();
         if bytes < HEADER_BYTES {
@@ -113,8 +119,32 @@ impl Shard {
         // SAFETY: a map is sound while nobody changes or shortens the file. Shards are immutable: the writer renames a
         // finished file into place and never opens it again, and the format's documentation asks the same of users.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))?;
-        let header = Header::parse(&map, path)?;
-        Ok(Self { path: path.to_owned(), map, header })
+        let header = Header::parse(&map, &name)?;
+        Ok(Self { path: name, map, header })
+    }
+
+    /// A shard must be the one that the manifest describes, as far as its header tells.
+    ///
+    /// # Errors
+    /// [`Error::NotAsInManifest`].
+    pub(crate) fn check(&self, entry: &ShardEntry, token_bytes: u8) -> Result<(), Error> {
+        let properties = [
+            ("its size in bytes", self.bytes(), entry.bytes),
+            ("its number of bytes a token", self.token_bytes().into(), token_bytes.into()),
+            ("its number of documents", self.documents(), entry.documents),
+            ("its number of held-out documents", self.held_out(), entry.held_out),
+            ("its number of tokens", self.token_count(), entry.tokens),
+            ("its number of held-out tokens", self.held_out_tokens(), entry.held_out_tokens),
+        ];
+        match properties.into_iter().find(|(_, found, expected)| found != expected) {
+            None => Ok(()),
+            Some((what, found, expected)) => Err(Error::NotAsInManifest {
+                path: self.path.clone(),
+                what,
+                found: found.to_string(),
+                expected: expected.to_string(),
+            }),
+        }
     }
 
     /// The file.
@@ -194,6 +224,11 @@ impl Shard {
     /// # Errors
     /// [`Error::Corrupt`] with the offset of the first block or number that is wrong.
     pub fn verify(&self) -> Result<(), Error> {
+        self.verify_from(HEADER_BYTES)
+    }
+
+    /// As [`verify`](Shard::verify), but only what stands from byte `start` on, which is the first of a block.
+    pub(crate) fn verify_from(&self, start: u64) -> Result<(), Error> {
         let layout = &self.header.layout;
         let table = &self.map[layout.checksums_at as usize..];
         let crc = crc32c::crc32c(table);
@@ -207,7 +242,8 @@ impl Shard {
         }
         let blocks =
             self.map[HEADER_BYTES as usize..layout.checksums_at as usize].chunks(BLOCK_BYTES as usize);
-        for (i, (block, expected)) in blocks.zip(table.as_chunks::<4>().0).enumerate() {
+        let before = ((start - HEADER_BYTES) / u64::from(BLOCK_BYTES)) as usize;
+        for (i, (block, expected)) in blocks.zip(table.as_chunks::<4>().0).enumerate().skip(before) {
             let (found, expected) = (crc32c::crc32c(block), u32::from_le_bytes(*expected));
             if found != expected {
                 let at = HEADER_BYTES + i as u64 * u64::from(BLOCK_BYTES);
@@ -235,6 +271,11 @@ impl Shard {
             }
         }
         (0..counts.documents).try_for_each(|document| self.range(document).map(drop))
+    }
+
+    /// The number of tokens before those that [`shard_tail`](super::shard_tail) leaves to the end.
+    pub(crate) fn tokens_before_tail(&self) -> u64 {
+        (self.header.counts.tail_at() - HEADER_BYTES) / u64::from(self.header.counts.token_bytes)
     }
 
     /// Where the tokens of a document stand among all tokens of the shard.

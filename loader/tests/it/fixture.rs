@@ -1,5 +1,7 @@
 //! Small shard folders whose tokens follow from a formula.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -132,6 +134,51 @@ pub(crate) fn write_folder_of(
     };
     manifest.write(dir).unwrap();
     manifest
+}
+
+/// Writes a folder of shards of 100 MB each: files that are all holes but for their headers, written as FORMAT.md draws
+/// them. Gives the number of training documents.
+pub(crate) fn write_sparse_folder(dir: &Path, shards: u64) -> u64 {
+    let mut manifest = write_folder(dir, 2, &some_documents(1, 1, 5));
+    let (documents, held_out, tokens) = (100_000u64, 500u64, 50_000_000u64);
+    let offsets_at = 128 + 2 * tokens;
+    let checksums_at = offsets_at + 8 * (documents + 1);
+    let file_bytes = checksums_at + 4 * (checksums_at - 128).div_ceil(1 << 20);
+    let mut header = b"TESSERA\0".to_vec();
+    header.extend([1u32, 2].map(u32::to_le_bytes).as_flattened());
+    let counts = [documents, held_out, tokens, 1_000, 128, offsets_at, checksums_at, file_bytes];
+    header.extend(counts.map(u64::to_le_bytes).as_flattened());
+    header.extend([1u32 << 20, 0].map(u32::to_le_bytes).as_flattened());
+    header.resize(124, 0);
+    header.extend(crc32c::crc32c(&header).to_le_bytes());
+
+    let model = manifest.shards[0].clone();
+    manifest.shards = (0..shards)
+        .map(|number| {
+            let file = tokens_file_name(0, number as u32);
+            let mut shard = File::create(dir.join(&file)).unwrap();
+            shard.write_all(&header).unwrap();
+            shard.set_len(file_bytes).unwrap();
+            let docs_file = docs_file_name(0, number as u32);
+            let counts = ShardEntry { documents, held_out, tokens, held_out_tokens: 1_000, ..model.clone() };
+            ShardEntry {
+                file,
+                docs_file,
+                bytes: file_bytes,
+                first_row: number * documents,
+                rows: documents,
+                ..counts
+            }
+        })
+        .collect();
+    manifest.documents = shards * documents;
+    manifest.held_out_documents = shards * held_out;
+    manifest.tokens = shards * tokens;
+    manifest.held_out_tokens = shards * 1_000;
+    manifest.ingest.inputs[0].documents = manifest.documents;
+    manifest.ingest.inputs[0].rows = manifest.documents;
+    manifest.write(dir).unwrap();
+    shards * (documents - held_out)
 }
 
 /// An open corpus of [`some_documents`], with the folder that must outlive it.

@@ -156,7 +156,7 @@ fn web_servers_have_no_lists() {
 
 /// Runs an ignored test of this program with the variables for the S3 server behind `address`: a process reads them
 /// once.
-fn with_s3(test: &str, address: std::net::SocketAddr) {
+pub(crate) fn with_s3(test: &str, address: std::net::SocketAddr) {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", test, "--ignored"]).envs(environment(address));
     let output = command.output().unwrap();

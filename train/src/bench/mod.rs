@@ -197,7 +197,7 @@ pub fn load(bench: &Bench, demand: Option<f64>) -> Result<Throughput, Error> {
 /// The corpus to read, and the temporary folder it lies in if it is a synthetic one.
 fn corpus(bench: &Bench) -> Result<(Arc<Corpus>, Option<TempDir>), Error> {
     if !bench.shards.is_empty() {
-        return Ok((Corpus::open_weighted(&bench.shards)?, None));
+        return Ok((bench.config.open_corpus(&bench.shards)?, None));
     }
     let folder = tempfile::tempdir().map_err(|source| Error::Write { path: std::env::temp_dir(), source })?;
     let train = &bench.config.train;

@@ -40,7 +40,7 @@ impl Run {
         ranks: &Ranks,
     ) -> Result<Run, Error> {
         // Everything that can be wrong is found before anything is written.
-        let corpus = Corpus::open_weighted(shards)?;
+        let corpus = config.open_corpus(shards)?;
         check_vocabulary(&config, &corpus)?;
         let initial = init.map(|init| init.initial(&config, &corpus)).transpose()?;
         let device = device::choose_for(config.train.device, ranks)?;
@@ -98,7 +98,7 @@ impl Run {
             [] => trunk.shards()?,
             shards => shards.to_vec(),
         };
-        let corpus = Corpus::open_weighted(&shards)?;
+        let corpus = config.open_corpus(&shards)?;
         check_vocabulary(&config, &corpus)?;
         let data = describe(&corpus, &shards)?;
         trunk.check(&config, identity(&data))?;
@@ -127,8 +127,8 @@ impl Run {
     }
 
     /// The run in `path`, from its newest usable checkpoint, or from the beginning when it has not saved yet.
-    /// `shards` and `device` replace where the data lies and what computes, `micro_batch` in what pieces; all must give the
-    /// same results but for rounding.
+    /// `shards` and `device` replace where the data lies and what computes, `micro_batch` in what pieces, `sets` other values that
+    /// change no result; all must give the same results but for rounding.
     ///
     /// # Errors
     /// A folder that holds no run, one that another process trains in, checkpoints that are all unusable, or a
@@ -136,6 +136,7 @@ impl Run {
     pub fn resume(
         path: &Path,
         shards: &[ShardFolder],
+        sets: &[String],
         device: Option<DeviceChoice>,
         micro_batch: Option<MicroBatchTokens>,
         ranks: &Ranks,
@@ -145,13 +146,17 @@ impl Run {
         let mut config = folder.read_config()?;
         config.train.device = device.unwrap_or(config.train.device);
         config.validate()?;
+        if !sets.is_empty() {
+            config = layers::change(&config, sets)?;
+            folder.write_config(&config)?;
+        }
         if let Some(asked) = micro_batch {
             micro_batch::resolve(asked, &mut config)?;
             folder.write_config(&config)?;
         }
         let mut provenance = Provenance::read(&folder.provenance())?;
         let shards = if shards.is_empty() { provenance.data.folders() } else { shards.to_vec() };
-        let corpus = Corpus::open_weighted(&shards)?;
+        let corpus = config.open_corpus(&shards)?;
         check_vocabulary(&config, &corpus)?;
         let data = describe(&corpus, &shards)?;
         let device = device::choose_for(config.train.device, ranks)?;
@@ -195,7 +200,7 @@ impl Run {
         let plan = Plan::hear(ranks)?;
         let shards = if shards.is_empty() { plan.folders() } else { shards.to_vec() };
         let (config, state) = (plan.config()?, plan.state);
-        let corpus = Corpus::open_weighted(&shards)?;
+        let corpus = config.open_corpus(&shards)?;
         check_vocabulary(&config, &corpus)?;
         let found = describe(&corpus, &shards)?.manifest_blake3;
         if found != state.manifest_blake3 {
@@ -233,13 +238,24 @@ impl Run {
         state: State,
         ranks: &Ranks,
     ) -> Result<Run, Error> {
-        let (metrics, unigram) = match &lock {
-            Some(_) => {
-                let unigram = eval::unigram(&corpus, config.loader.policy, config.train.seq_len)?;
+        if corpus.held_out_documents() == 0 && corpus.stored().is_some() {
+            let hint = ", or ingest again with a larger --held-out";
+            return Err(loader::Error::EmptySplit { split: "held-out", hint }.into());
+        }
+        let (metrics, unigram) = match (&lock, corpus.stored()) {
+            (Some(_), stored) => {
+                let unigram = match stored {
+                    None => Some(eval::unigram(&corpus, config.loader.policy, config.train.seq_len)?),
+                    // The first evaluation counts: training need not wait for the ends of all shards.
+                    Some(stored) => {
+                        eprintln!("{stored}");
+                        None
+                    }
+                };
                 (Some(MetricsWriter::resume(&folder.metrics(), state.step)?), unigram)
             }
             // Rank 0 writes.
-            None => (None, 0.0),
+            (None, _) => (None, None),
         };
         let saver = Saver::new(folder.checkpoints(), config.clone(), corpus.tokenizer_json());
         Ok(Run {
@@ -339,9 +355,6 @@ fn identity(data: &Data) -> Identity<'_> {
 
 /// Describes a corpus for the provenance.
 fn describe(corpus: &Corpus, shards: &[ShardFolder]) -> Result<Data, Error> {
-    let absolute = |ShardFolder { path, .. }: &ShardFolder| {
-        fs::canonicalize(path).map_err(|source| Error::Read { path: path.clone(), source })
-    };
     let manifests = corpus.manifests();
     let weights = corpus.weights().unwrap_or_default().to_vec();
     let sums: Vec<String> = manifests.iter().map(|manifest| manifest.blake3()).collect();
@@ -354,7 +367,7 @@ fn describe(corpus: &Corpus, shards: &[ShardFolder]) -> Result<Data, Error> {
         _ => blake3::hash(sums.concat().as_bytes()).to_hex().to_string(),
     };
     Ok(Data {
-        shards: shards.iter().map(absolute).collect::<Result<_, _>>()?,
+        shards: shards.iter().map(|folder| loader::absolute(&folder.path)).collect::<Result<_, _>>()?,
         weights,
         manifest_blake3,
         tokenizer_blake3: corpus.tokenizer().blake3.clone(),

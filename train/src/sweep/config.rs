@@ -91,8 +91,12 @@ impl SweepConfig {
         let mut config: SweepConfig = toml::from_str(&text)
             .map_err(|source| Error::ConfigSyntax { path: path.to_owned(), source: Box::new(source) })?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        // An absolute path stays as it is.
-        config.shards.iter_mut().for_each(|shards| *shards = folder.join(&*shards));
+        // An absolute path stays as it is, and so does a URL.
+        for shards in &mut config.shards {
+            if !shards.to_string_lossy().contains("://") {
+                *shards = folder.join(&*shards);
+            }
+        }
         if let Some(data) = config.glue.as_mut().and_then(|glue| glue.data.as_mut()) {
             *data = folder.join(&*data);
         }
@@ -159,6 +163,9 @@ mod tests {
         let head = "preset = \"tiny\"\nshards = [\"s\"]\n";
         let config = read(&format!("{head}[[run]]\nname = \"a\"\n")).unwrap();
         assert!(config.shards[0].is_absolute() && config.shards[0].ends_with("s"));
+        let stored = head.replace("\"s\"", "\"s3://bucket/s\"");
+        let config = read(&format!("{stored}[[run]]\nname = \"a\"\n")).unwrap();
+        assert_eq!(config.shards[0].to_str(), Some("s3://bucket/s"));
         for (runs, expected) in [
             ("run = []\n", "it has no [[run]]"),
             ("[[run]]\nname = \"a/b\"\n", "run 1 is called \"a/b\""),

@@ -1,0 +1,88 @@
+//! Training from an object store: the model is the one that the same shards give from a folder.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+use tests::s3::{Server, environment};
+use tests::{Corpus, fail, program, succeed};
+
+/// A short training of a very small model.
+fn training(shards: &str, run: &Path, more: &[&str]) -> Command {
+    let mut command = program("train");
+    command.args(["--shards", shards, "--out"]).arg(run).args(["--preset", "tiny", "--device", "cpu"]);
+    for setting in [
+        "train.steps=6",
+        "train.batch_size=8",
+        "train.seq_len=48",
+        "train.log_every_steps=1",
+        "model.hidden_size=64",
+        "model.num_attention_heads=2",
+        "model.num_hidden_layers=1",
+        "model.intermediate_size=96",
+        "checkpoint.every_steps=3",
+        "eval.every_steps=3",
+    ] {
+        command.args(["--set", setting]);
+    }
+    command.args(more);
+    command
+}
+
+fn weights(run: &Path, step: u64) -> Vec<u8> {
+    fs::read(run.join(format!("checkpoints/step-{step:08}/model.safetensors"))).unwrap()
+}
+
+/// What the metrics say of losses, step by step.
+fn losses(run: &Path) -> Vec<(Value, Value, Value)> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines.map(|line| (line["step"].clone(), line["loss"].clone(), line["unigram_loss"].clone())).collect()
+}
+
+#[test]
+fn a_model_trained_from_a_store_is_the_one_trained_from_the_folder() {
+    let (corpus, server) = (Corpus::sentences(4, 60), Server::start());
+    let shards = corpus.ingest("shards", &["--held-out", "0.1"]);
+    for file in fs::read_dir(&shards).unwrap().flatten().filter(|file| file.path().is_file()) {
+        let name = file.file_name().into_string().unwrap();
+        server.put(&format!("c4/{name}"), fs::read(file.path()).unwrap());
+    }
+    let path = |name: &str| corpus.path().join(name);
+    let cache = path("cache");
+    let cached = ["--shard-cache", cache.to_str().unwrap(), "--shard-cache-size", "1GiB"];
+    let stored = |command: &mut Command| succeed(command.envs(environment(server.address())));
+
+    succeed(&mut training(shards.to_str().unwrap(), &path("here"), &[]));
+    let said = stored(&mut training("s3://bucket/c4", &path("there"), &cached));
+    assert!(said.contains("4 shards of"), "{said}");
+    assert!(weights(&path("here"), 6) == weights(&path("there"), 6), "other weights");
+    assert_eq!(losses(&path("here")), losses(&path("there")));
+    let kept = fs::read_dir(&cache).unwrap().flatten().filter(|file| file.path().extension().is_some());
+    assert!(kept.count() >= 4);
+
+    // Interrupted and resumed, which knows by itself where the shards are.
+    fs::remove_dir_all(path("there/checkpoints/step-00000006")).unwrap();
+    stored(program("train").arg("--resume").arg(path("there")));
+    assert!(weights(&path("here"), 6) == weights(&path("there"), 6), "other weights after a resumption");
+
+    let evaluate = |command: &mut Command, shards: &str| {
+        let said = stored(
+            command.args(["eval", "--json", "--shards", shards, "--from"]).arg(path("here")).args(cached),
+        );
+        said[said.find('{').unwrap()..].trim().to_owned()
+    };
+    let here = evaluate(&mut program("train"), shards.to_str().unwrap());
+    assert_eq!(evaluate(&mut program("train"), "s3://bucket/c4"), here);
+
+    // A shard that is not what it was when it was ingested.
+    let damaged = server.path("c4/shard-00002-0000.tokens");
+    let mut bytes = fs::read(&damaged).unwrap();
+    bytes[300] ^= 1;
+    fs::write(&damaged, bytes).unwrap();
+    let empty = path("empty");
+    let mut command = training("s3://bucket/c4", &path("bad"), &["--shard-cache", empty.to_str().unwrap()]);
+    let said = fail(command.envs(environment(server.address())));
+    assert!(said.contains("s3://bucket/c4/shard-00002-0000.tokens does not match its manifest"), "{said}");
+}
