@@ -6,7 +6,7 @@ C4 ?=
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test models bench-ingest bench-encoder bench-ingest-parts bench-gpu bench-scaling bench-glue bench-pareto build libtorch check-tools lint fmt clean-demo test-transformers
+.PHONY: help demo test models bench-ingest bench-encoder bench-ingest-parts bench-loader bench-gpu bench-scaling bench-glue bench-pareto build libtorch check-tools lint fmt clean-demo test-transformers
 
 help: ## this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +75,11 @@ bench-scaling: build ## data-parallel training on 1, 2, 4, 8 of this machine's G
 bench-encoder: build ## the WordPiece encoder alone beside nanotoken's, on C4="FILE..."
 	@tests/bench/setup.sh
 	@.python/bench/bin/python tests/bench/encoder.py $(if $(C4),$(C4),demo/crate-docs/corpus)
+
+bench-loader: build ## masked batches a second beside mosaicml-streaming, HF datasets and litdata, on the demo corpus or C4="FILE..."
+	@tests/bench/setup.sh
+	$(CARGO) bench --locked --workspace --bench mask
+	@.python/bench/bin/python tests/bench/loader.py $(if $(C4),$(C4),demo/crate-docs/corpus)
 
 bench-ingest-parts: ## unpack, parse, encode, write by themselves: time, and instructions if valgrind is there
 	$(CARGO) bench --locked -p ingest --bench parts --bench encode
