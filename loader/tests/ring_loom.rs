@@ -58,19 +58,19 @@ fn one_filler_goes_round_two_slots() {
 
 #[test]
 fn two_fillers_share_one_slot() {
-    check(1, 2, 2, 2);
+    check(1, 2, 3, 2);
 }
 
 #[test]
 fn two_fillers_share_two_slots() {
-    check(2, 2, 3, 1);
+    check(2, 2, 3, 2);
 }
 
 /// Whether the fillers run, wait or sleep when the taker goes away, they end.
 #[test]
 fn closing_ends_the_fillers() {
     for taken in 0..2 {
-        explore(1, move || {
+        explore(2, move || {
             let (mut taker, fillers) = ring(vec![[0; 2]; 1], 2, 9);
             let threads: Vec<_> = fillers.into_iter().map(fill_all).collect();
             for ticket in 0..taken {

@@ -10,7 +10,6 @@ pip() { $venv/bin/pip "$@" --quiet --disable-pip-version-check --only-binary=:al
 torch=torch==2.11.0
 # Without the CUDA libraries, where PyTorch's own index can be reached.
 pip install --timeout 10 --retries 0 $torch torchvision --index-url https://download.pytorch.org/whl/cpu 2>/dev/null || pip install $torch torchvision
-# Versions that go together: without them pip tries combinations for an hour.
-pip install $torch numpy orjson nanotoken tokenizers==0.22.2 transformers==4.57.6 datasets==5.0.1 mosaicml-streaming==0.13.0
-pip install $torch numpy datatrove litdata==0.2.76
+# Versions that go together: left to itself pip tries combinations for an hour.
+pip install $torch numpy orjson nanotoken tokenizers==0.22.2 transformers==4.57.6 datasets==5.0.1 datatrove==0.9.0 litdata==0.2.76 mosaicml-streaming==0.13.0
 touch $venv/ready

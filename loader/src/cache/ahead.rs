@@ -73,7 +73,7 @@ fn follow(pool: &Pool, plan: &Plan, samples: &Samples, steps: Range<u64>, shared
         let now = shared.step.load(Ordering::Relaxed);
         pool.reach(number, now);
         next = next.max(now);
-        if next < steps.end && next - now < STEPS {
+        if next < steps.end && next - now < STEPS && !pool.has_all() {
             if looked_at != Some(next) {
                 plan.samples_from(&mut place, next, &mut ids);
                 samples.stored_shards(ids.iter().map(|id| id.sample), &mut shards);

@@ -67,6 +67,8 @@ struct Item {
     touched: Option<Instant>,
     /// Whether its file has been removed by another process.
     gone: bool,
+    /// Whether fetching it ahead has failed: it is left to the batch that needs it, which reports why.
+    given_up: bool,
 }
 
 #[derive(Debug)]
@@ -101,6 +103,7 @@ impl Pool {
             until: None,
             touched: None,
             gone: false,
+            given_up: false,
         };
         let items = parts().map(item).collect();
         let names =
@@ -175,6 +178,14 @@ impl Pool {
             state.ask_for(item);
         }
         self.0.work.notify_all();
+    }
+
+    /// Whether all shards are here or asked for, and fit.
+    pub(crate) fn has_all(&self) -> bool {
+        let state = self.0.lock();
+        let whole = || state.items.iter().step_by(PARTS.len());
+        whole().all(|item| item.given_up || !matches!(item.status, Status::Absent))
+            && whole().map(|item| item.bytes).sum::<u64>() <= self.0.folder.limit()
     }
 
     /// Says that a later step needs these shards: has them fetched, and keeps them until that step is over. False when there
@@ -261,6 +272,7 @@ impl Shared {
             let is_waited_for = state.items[item].pins > 0;
             let item = &mut state.items[item];
             (item.gone, item.touched) = (false, Some(Instant::now()));
+            item.given_up = fetched.is_err();
             item.status = match fetched {
                 Ok(Some(shard)) => Status::Open(Arc::new(shard)),
                 Err(error) if is_waited_for => Status::Failed(error),
@@ -331,7 +343,7 @@ impl State {
     }
 
     fn ask_for(&mut self, item: usize) {
-        if matches!(self.items[item].status, Status::Absent) {
+        if matches!(self.items[item].status, Status::Absent) && !self.items[item].given_up {
             self.items[item].status = Status::Queued(Haste::Soon);
             self.soon.push_back(item);
         }

@@ -84,9 +84,10 @@ def batches(system, workers, batch, folder, tokenizer):
     torch.set_num_threads(1)
     library, masks = system.rsplit("-", 1)
     if masks == "hf":
-        from transformers import BertTokenizerFast, DataCollatorForLanguageModeling
+        from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
 
-        tokenizer = BertTokenizerFast(tokenizer_file=tokenizer, model_max_length=10**9)
+        special = {f"{name}_token": f"[{name.upper()}]" for name in ["pad", "unk", "cls", "sep", "mask"]}
+        tokenizer = PreTrainedTokenizerFast(tokenizer_file=tokenizer, model_max_length=10**9, **special)
         collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=RATE, seed=17)
         as_rows = lambda rows: collator([{"input_ids": torch.as_tensor(row.astype(np.int64))} for row in rows])
     else:
