@@ -28,7 +28,7 @@
 //! ```
 //!
 //! To read: [`source`] yields documents, [`Encoder`] turns them into ids, [`run`] (`pipeline.rs`) cuts them into
-//! parts, `folder.rs` says what of a folder is complete, [`docs`] is the table beside each shard.
+//! parts, which `sealer.rs` makes durable, `folder.rs` says what of a folder is complete, [`docs`] is the table beside each shard.
 
 pub mod docs;
 pub mod identity;
@@ -50,6 +50,7 @@ mod part;
 mod pipeline;
 mod place;
 mod processor;
+mod sealer;
 mod space;
 mod stamp;
 mod task;

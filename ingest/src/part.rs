@@ -1,4 +1,6 @@
 //! One part of an input: a shard, its table of documents, and the note that says the part is complete.
+//!
+//! A worker fills it ([`PartWriter`]); what it then is ([`FullPart`]) can be sealed by another thread.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -136,16 +138,38 @@ impl<'a> PartWriter<'a> {
         self.files.as_ref().is_some_and(|(shard, _)| shard.tokens() >= self.place.options.shard_tokens)
     }
 
-    /// Completes the files and gives them their names. `end_row` is the row after the last.
-    pub(crate) fn seal(mut self, end_row: u64, last: bool) -> Result<PartNote, Error> {
+    /// Ends it before the row `end_row`, which the input may not have.
+    pub(crate) fn end(mut self, end_row: u64, last: bool) -> FullPart {
         self.note.rows = end_row - self.note.first_row;
         self.note.last = last;
+        FullPart { input: self.place.input, part: self.part, files: self.files, note: self.note }
+    }
+}
+
+/// A part that has all its documents but is not durable. Dropping it leaves nothing.
+pub(crate) struct FullPart {
+    /// Index of the input.
+    pub(crate) input: u32,
+    /// Its number in the input.
+    pub(crate) part: u32,
+    files: Option<(ShardWriter, DocsWriter)>,
+    note: PartNote,
+}
+
+impl FullPart {
+    /// Whether the input ended without a single row.
+    pub(crate) fn is_empty_input(&self) -> bool {
+        self.note.last && self.note.end_row() == 0
+    }
+
+    /// Completes the files, makes them durable and gives them their names.
+    pub(crate) fn seal(mut self) -> Result<PartNote, Error> {
         let Some((shard, docs)) = self.files else { return Ok(self.note) };
         let (docs_bytes, docs_blake3) = docs.finish()?;
         let summary = shard.seal()?;
         self.note.shard = Some(ShardEntry {
-            file: tokens_file_name(self.place.input, self.part),
-            docs_file: docs_file_name(self.place.input, self.part),
+            file: tokens_file_name(self.input, self.part),
+            docs_file: docs_file_name(self.input, self.part),
             bytes: summary.bytes,
             blake3: summary.blake3,
             docs_bytes,
@@ -154,7 +178,7 @@ impl<'a> PartWriter<'a> {
             held_out: summary.held_out,
             tokens: summary.tokens,
             held_out_tokens: summary.held_out_tokens,
-            input: self.place.input,
+            input: self.input,
             first_row: self.note.first_row,
             rows: self.note.rows,
         });

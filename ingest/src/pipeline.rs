@@ -3,10 +3,9 @@
 //! ```text
 //! inputs ──► worker: source ─► encoder ─► part, part, ...     cut by (input, document) alone
 //!        ──► worker: source ─► encoder ─► part, part, ...     so the bytes do not depend on the workers
-//!                                           └─► manifest
+//!                                           └─► sealer ─► manifest
 //! ```
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -19,9 +18,10 @@ use crate::error::Error;
 use crate::filter::{Counts, Sieve};
 use crate::folder::{OutFolder, State, is_shard_folder};
 use crate::identity::{Identity, Options};
-use crate::part::{PartNote, PartWriter, Place};
+use crate::part::{FullPart, PartNote, PartWriter, Place};
 use crate::place::has_manifest;
 use crate::profile::{self, Stage, Stages};
+use crate::sealer::{Outbox, Sealed, hatch, panicked};
 use crate::source::{BadRow, Input, Inputs, Row, Source};
 use crate::stamp::Stamp;
 use crate::task::{Task, merged_before};
@@ -165,69 +165,91 @@ struct Run<'a> {
     stop: AtomicBool,
 }
 
-/// The parts of an input, or nothing when the run was stopped by an error elsewhere.
-type InputResult = Result<Option<Vec<PartNote>>, Error>;
+/// What a worker came to with the inputs it took, and its sealer with their parts.
+type Done = (Vec<(usize, Error)>, Vec<Sealed>);
 
 impl Run<'_> {
-    /// All parts of all inputs, in order.
-    fn all_inputs(&self, sealed: Vec<Vec<PartNote>>) -> Result<Vec<Vec<PartNote>>, Error> {
+    /// All parts of all inputs, in order, of which `parts` are sealed already.
+    fn all_inputs(&self, mut parts: Vec<Vec<PartNote>>) -> Result<Vec<Vec<PartNote>>, Error> {
         let next = AtomicUsize::new(0);
-        let work = || {
-            let mut done: Vec<(usize, InputResult)> = Vec::new();
-            let mut encoder = self.job.encoder.worker();
-            let mut ids = Vec::new();
-            loop {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                let (Some(input), Some(parts)) = (self.job.inputs.files.get(index), sealed.get(index)) else {
-                    return done;
-                };
-                let result = catch_unwind(AssertUnwindSafe(|| {
-                    profile::measure(&self.progress.stages, || {
-                        self.one_input(index as u32, input, parts.clone(), &mut *encoder, &mut ids)
-                    })
-                }));
-                let result =
-                    result.unwrap_or_else(|panic| Err(Error::WorkerPanicked { message: message(&*panic) }));
-                if result.is_err() {
-                    self.stop.store(true, Ordering::Relaxed);
-                }
-                done.push((index, result));
-            }
-        };
         let workers = self.job.workers.clamp(1, self.job.inputs.files.len().max(1));
-        let mut done: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
-            threads
-                .into_iter()
-                .flat_map(|thread| thread.join().expect("a worker catches its panics"))
-                .collect()
+        let done: Vec<Done> = std::thread::scope(|scope| {
+            let (sealed, next) = (&parts, &next);
+            let worker = move || {
+                let (outbox, inbox) = hatch();
+                let sealer = scope.spawn(move || inbox.seal_all(self.folder, self.progress, &self.stop));
+                let errors = self.some_inputs(sealed, next, &outbox);
+                // The sealer ends when nothing more can come.
+                drop(outbox);
+                (errors, sealer.join().expect("a sealer catches its panics"))
+            };
+            let threads: Vec<_> = (0..workers).map(|_| scope.spawn(worker)).collect();
+            threads.into_iter().map(|thread| thread.join().expect("a worker catches its panics")).collect()
         });
+        let mut errors: Vec<(usize, Error)> = Vec::new();
+        for (failed, sealed) in done {
+            for (input, note) in sealed {
+                match note {
+                    Ok(note) => parts[input].push(note),
+                    Err(error) => errors.push((input, error)),
+                }
+            }
+            errors.extend(failed);
+        }
         // The error of the first input is reported, whichever worker was faster.
-        done.sort_by_key(|(index, _)| *index);
-        done.into_iter().filter_map(|(_, result)| result.transpose()).collect()
+        errors.into_iter().min_by_key(|(input, _)| *input).map_or(Ok(parts), |(_, error)| Err(error))
     }
 
-    /// The parts of one input, of which `parts` are sealed already.
-    fn one_input(
-        &self,
+    /// Takes inputs as long as there are any; the errors of those that failed.
+    fn some_inputs<'a>(
+        &'a self,
+        sealed: &[Vec<PartNote>],
+        next: &AtomicUsize,
+        outbox: &Outbox<'a>,
+    ) -> Vec<(usize, Error)> {
+        let mut errors = Vec::new();
+        let mut encoder = self.job.encoder.worker();
+        let mut ids = Vec::new();
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let (Some(input), Some(parts)) = (self.job.inputs.files.get(index), sealed.get(index)) else {
+                return errors;
+            };
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                profile::measure(&self.progress.stages, || {
+                    self.one_input(index as u32, input, parts, &mut *encoder, &mut ids, outbox)
+                })
+            }));
+            if let Err(error) = result.unwrap_or_else(|panic| Err(panicked(&*panic))) {
+                self.stop.store(true, Ordering::Relaxed);
+                errors.push((index, error));
+            }
+        }
+    }
+
+    /// Fills the parts of one input but for the first, which are `sealed`; or those until the run was stopped by an error
+    /// elsewhere.
+    fn one_input<'a>(
+        &'a self,
         index: u32,
-        input: &Input,
-        mut parts: Vec<PartNote>,
+        input: &'a Input,
+        sealed: &[PartNote],
         encoder: &mut dyn Encode,
         ids: &mut Vec<u32>,
-    ) -> InputResult {
+        outbox: &Outbox<'a>,
+    ) -> Result<(), Error> {
         if self.job.task.is_some_and(|task| !task.owns(index)) {
-            return Ok(Some(Vec::new()));
+            return Ok(());
         }
         let mut bytes = InputBytes { progress: self.progress, counted: 0 };
-        if parts.last().is_some_and(|part| part.last) {
+        if sealed.last().is_some_and(|part| part.last) {
             bytes.count(input.bytes);
-            return Ok(Some(parts));
+            return Ok(());
         }
         let stamp = Stamp::of(input);
         self.identity.check_content(index, input)?;
         let mut source = input.open(&self.job.options.text_field)?;
-        source.skip_rows(parts.last().map_or(0, PartNote::end_row))?;
+        source.skip_rows(sealed.last().map_or(0, PartNote::end_row))?;
         let place = Place {
             dir: self.folder.dir(),
             input: index,
@@ -236,28 +258,25 @@ impl Run<'_> {
             options: &self.job.options,
             sieve: Sieve::new(&self.job.options.filters, self.duplicates.rows(index)?)?,
         };
-        loop {
-            let part = parts.len() as u32;
+        for part in sealed.len() as u32.. {
             let writer = PartWriter::new(&place, part, source.rows());
-            let Some(note) = self.one_part(&mut *source, writer, &input.path, encoder, ids, &mut bytes)?
+            let Some((part, last)) =
+                self.one_part(&mut *source, writer, &input.path, encoder, ids, &mut bytes)?
             else {
-                return Ok(None);
+                return Ok(());
             };
-            if note.last && note.end_row() == 0 {
+            if part.is_empty_input() {
                 return Err(Error::EmptyInput { path: input.path.clone(), found: "it unpacks to nothing" });
             }
-            stamp.check()?;
-            profile::within(Stage::Write, || self.folder.note_part(index, part, &note))?;
-            self.progress.parts.fetch_add(1, Ordering::Relaxed);
-            let last = note.last;
-            parts.push(note);
+            profile::within(Stage::Write, || outbox.put(part, stamp));
             if last {
-                return Ok(Some(parts));
+                break;
             }
         }
+        Ok(())
     }
 
-    /// Fills one part from the source's next rows and seals it.
+    /// Fills one part from the source's next rows; whether the input ends with it. Nothing when the run was stopped.
     fn one_part(
         &self,
         source: &mut dyn Source,
@@ -266,7 +285,7 @@ impl Run<'_> {
         encoder: &mut dyn Encode,
         ids: &mut Vec<u32>,
         bytes: &mut InputBytes<'_>,
-    ) -> Result<Option<PartNote>, Error> {
+    ) -> Result<Option<(FullPart, bool)>, Error> {
         loop {
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(None);
@@ -274,7 +293,7 @@ impl Run<'_> {
             match profile::within(Stage::Parse, || source.next_row())? {
                 None => {
                     bytes.count(source.position());
-                    return profile::within(Stage::Write, || part.seal(source.rows(), true)).map(Some);
+                    return Ok(Some((part.end(source.rows(), true), true)));
                 }
                 Some(Row::Bad(bad)) => {
                     self.allow(&bad, path)?;
@@ -296,7 +315,7 @@ impl Run<'_> {
             }
             bytes.count(source.position());
             if part.is_full() {
-                return profile::within(Stage::Write, || part.seal(source.rows(), false)).map(Some);
+                return Ok(Some((part.end(source.rows(), false), false)));
             }
         }
     }
@@ -322,13 +341,6 @@ impl InputBytes<'_> {
         self.progress.input_bytes.fetch_add(position - self.counted, Ordering::Relaxed);
         self.counted = position;
     }
-}
-
-/// What a panic says.
-fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("it left no message").to_owned()
 }
 
 /// The manifest of a folder whose parts are all sealed.

@@ -20,16 +20,18 @@ pub enum Stage {
     Parse,
     /// Text to ids. Normalising is part of it: most of the text is looked up without being normalised.
     Encode,
-    /// Tokens, the table of documents and all their checksums, up to the sealed shard.
+    /// Tokens, the table of documents and checksums, and waiting for the sealer to take a full part.
     Write,
     /// All else.
     Other,
+    /// What a worker's sealer does beside it: the rest of a part, and waiting until the disk or the store has it.
+    Seal,
 }
 
 impl Stage {
     /// All, in the order of the pipeline.
-    pub const ALL: [Stage; 6] =
-        [Stage::Read, Stage::Unpack, Stage::Parse, Stage::Encode, Stage::Write, Stage::Other];
+    pub const ALL: [Stage; 7] =
+        [Stage::Read, Stage::Unpack, Stage::Parse, Stage::Encode, Stage::Write, Stage::Other, Stage::Seal];
 
     /// One word.
     pub fn name(self) -> &'static str {
@@ -40,6 +42,7 @@ impl Stage {
             Stage::Encode => "encode",
             Stage::Write => "write",
             Stage::Other => "other",
+            Stage::Seal => "seal",
         }
     }
 }

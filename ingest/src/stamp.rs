@@ -7,6 +7,7 @@ use crate::error::Error;
 use crate::source::Input;
 
 /// Size and time of an input when it was opened.
+#[derive(Clone, Copy)]
 pub(crate) struct Stamp<'a> {
     input: &'a Input,
     /// Nothing where there is no file that could be asked.

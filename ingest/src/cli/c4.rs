@@ -73,7 +73,8 @@ pub(crate) struct Arguments {
     /// Start even if the shards are not expected to fit on the disk
     #[arg(long)]
     no_space_check: bool,
-    /// Also measure where the workers' time goes: read, unpack, parse, encode (normalising included), write
+    /// Also measure where the time goes: read, unpack, parse, encode (normalising included), write; and, beside
+    /// the workers, seal (waiting for the disk included)
     #[arg(long)]
     profile: bool,
     /// Also write the summary (of a dry run, the estimate) as JSON

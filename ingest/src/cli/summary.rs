@@ -43,14 +43,15 @@ pub(crate) struct Summary {
 struct StageTime {
     stage: &'static str,
     seconds: f64,
-    /// Of the time of all stages.
+    /// Of the time of the workers, who do all stages but `seal`.
     share: f64,
 }
 
 impl StageTime {
     fn of(stages: &Stages) -> Vec<Self> {
         let times = stages.times();
-        let all = times.iter().map(|(_, time)| time.as_secs_f64()).sum::<f64>().max(1e-9);
+        let of_workers = times.iter().filter(|(stage, _)| *stage != Stage::Seal);
+        let all = of_workers.map(|(_, time)| time.as_secs_f64()).sum::<f64>().max(1e-9);
         let row = |(stage, time): &(Stage, Duration)| {
             let seconds = time.as_secs_f64();
             Self { stage: stage.name(), seconds, share: seconds / all }
@@ -91,7 +92,8 @@ impl Summary {
     /// The stages with their shares; nothing if they were not measured.
     pub(crate) fn profile_table(&self) -> Option<Table> {
         let rows = self.profile.iter().map(|row| {
-            (row.stage, format!("{:5.1} % of the workers' time, {:.2} s", row.share * 100.0, row.seconds))
+            let of = if row.stage == Stage::Seal.name() { ", beside them" } else { "" };
+            (row.stage, format!("{:5.1} % of the workers' time, {:.2} s{of}", row.share * 100.0, row.seconds))
         });
         (!self.profile.is_empty()).then(|| format::pairs(rows.collect::<Vec<_>>()))
     }

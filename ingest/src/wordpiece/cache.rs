@@ -9,16 +9,17 @@
 //! second entry, so that a frequent word in the first survives them (Qureshi et al. 2007, bimodal insertion).
 //!
 //! Most of the cost of a lookup is waiting for memory. Lookups therefore come in batches whose lines are all requested
-//! first ([`Sets::touch`]); the strings most of the text is made of are kept once more in a table that stays in
-//! the processor's own cache ([`Front`]); and the sets lie in huge pages where the system has them, which saves the
-//! page-table walks: 10 % of the whole encoder's time on a virtual machine.
+//! first ([`Front::prefetch`], [`Sets::touch`]); the strings most of the text is made of are kept once more in a table that
+//! stays in the processor's own cache ([`Front`]); and the sets lie in huge pages where the system has them, which saves
+//! the page-table walks: 10 % of the whole encoder's time on a virtual machine.
 
 use std::hint::select_unpredictable;
 
 use memmap2::MmapMut;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::ids::{Value, miss};
+use super::ids::{MISS, Value};
+use crate::processor;
 
 /// Entries in a [`Front`]: 256 KiB, a quarter to a half of common second-level caches; the rest is for the text on its
 /// way.
@@ -104,9 +105,6 @@ struct Set {
 pub(super) struct Slot(u64);
 
 impl Slot {
-    /// Some place, to initialise arrays with.
-    pub(super) const FIRST: Slot = Slot(0);
-
     /// Where `key` belongs.
     #[inline(always)]
     pub(super) fn of(key: Key) -> Slot {
@@ -147,13 +145,19 @@ impl Front {
         Front { entries: entries.try_into().expect("it has this length"), insertions: 0 }
     }
 
-    /// The value of `key`, which belongs to `slot`, or [`miss`] of `note`.
+    /// Asks for the line of `slot`, which is wanted soon.
     #[inline(always)]
-    pub(super) fn get(&self, slot: Slot, key: Key, note: u64) -> Value {
+    pub(super) fn prefetch(&self, slot: Slot) {
+        processor::prefetch(&self.entries[slot.front()]);
+    }
+
+    /// The value of `key`, which belongs to `slot`, or a miss.
+    #[inline(always)]
+    pub(super) fn get(&self, slot: Slot, key: Key) -> Value {
         let entry = &self.entries[slot.front()];
         let [low, high] = entry.value;
         // Which it is cannot be predicted well.
-        [select_unpredictable(entry.key.differs(key) == 0, low, miss(note)), high]
+        [select_unpredictable(entry.key.differs(key) == 0, low, MISS), high]
     }
 
     /// Remembers that `key` has `value`; in the place of another only now and then, since most that come along are rare.

@@ -1,9 +1,10 @@
 //! The encoder: text to raw chunks, chunks to ids through the cache, in batches.
 //!
-//! One batch goes through three stages. *Gather* takes the chunks of a window of text, gives every one its key and looks
-//! it up in the small front table, without a branch. *Look up* does so in the cache for the few that are not in front: it
-//! first reads one word of each of their sets, so that the cache misses overlap instead of following each other. *Emit*
-//! unpacks ids, and sends the few chunks that are not known through the pipeline proper ([`super::pieces`]).
+//! One batch goes through three stages. *Gather* takes the chunks of a window of text, gives every one its key and asks for
+//! its line of the small front table. *Look up* finds them there, without a branch, and in the cache the few that are not
+//! in front: it first reads one word of each of their sets, so that the cache misses overlap instead of following each
+//! other. *Emit* unpacks ids, and sends the few chunks that are not known through the pipeline proper
+//! ([`super::pieces`]).
 //!
 //! Two liberties make many chunks share an entry, which raises the share of lookups that stay in the processor's own
 //! caches (the 16,384 most frequent keys cover 91 % of web text instead of 86 %):
@@ -22,7 +23,7 @@ use tokenizers::Tokenizer;
 
 use super::cache::{Cache, Front, Key, MAX_KEY, Slot};
 use super::definition::{Definition, Unsupported};
-use super::ids::{UNPACKED, Value, is_miss, miss, pack, unpack};
+use super::ids::{UNPACKED, Value, is_miss, pack, unpack};
 use super::pieces::Pieces;
 use super::split::{WINDOW, Window, is_separator};
 
@@ -53,20 +54,18 @@ pub struct FastEncoder {
 #[derive(Debug)]
 struct Batch {
     len: usize,
-    /// What they encode to; a miss with its place in `unknown` for one that was not in front.
+    chunks: [Chunk; BATCH],
+    /// What they encode to; a miss for one that is not known.
     values: [Value; BATCH],
-    /// The id of the punctuation mark cut off its end, plus one; 0 = none.
-    marks: [u32; BATCH],
-    /// The chunks that were not in front, of which there are `unknown_len`.
-    unknown: [Unknown; BATCH],
-    unknown_len: usize,
+    /// The places of the chunks that were not in front.
+    unknown: [u8; BATCH],
     /// Ids found so far; room for all of a batch and for the noise [`unpack`] writes behind the last.
     ids: [u32; BATCH * UNPACKED + UNPACKED],
 }
 
-/// A chunk that was not in front.
+/// A stretch of text between separators.
 #[derive(Clone, Copy, Debug)]
-struct Unknown {
+struct Chunk {
     /// [`Key::NONE`] where the chunk is too long for a key.
     key: Key,
     slot: Slot,
@@ -74,8 +73,33 @@ struct Unknown {
     start: usize,
     /// Its bytes, without the punctuation mark cut off its end.
     len: usize,
-    /// Its place in the batch.
-    at: usize,
+    /// The id of the punctuation mark cut off its end, plus one; 0 = none.
+    mark: u32,
+}
+
+impl Batch {
+    /// Adds a chunk of the window, unless it is empty.
+    #[inline(always)]
+    fn add(
+        &mut self,
+        definition: &Definition,
+        front: &Front,
+        window: &Window,
+        base: usize,
+        start: usize,
+        end: usize,
+    ) {
+        if end <= start {
+            return;
+        }
+        let mark = if end - start > 1 { definition.marks[usize::from(window.byte(end - 1))] } else { 0 };
+        let len = end - start - usize::from(mark != 0);
+        let key = if len > MAX_KEY { Key::NONE } else { Key::from_load(window.load(start), len) };
+        let slot = Slot::of(key);
+        front.prefetch(slot);
+        self.chunks[self.len % BATCH] = Chunk { key, slot, start: base + start, len, mark };
+        self.len = self.len % BATCH + 1;
+    }
 }
 
 /// A new encoder for the same definition, its cache empty. The definition is shared.
@@ -107,13 +131,12 @@ impl FastEncoder {
     }
 
     fn new(definition: Arc<Definition>) -> FastEncoder {
-        let none = Unknown { key: Key::NONE, slot: Slot::FIRST, start: 0, len: 0, at: 0 };
+        let none = Chunk { key: Key::NONE, slot: Slot::of(Key::NONE), start: 0, len: 0, mark: 0 };
         let batch = Batch {
             len: 0,
+            chunks: [none; BATCH],
             values: [[0; 2]; BATCH],
-            marks: [0; BATCH],
-            unknown: [none; BATCH],
-            unknown_len: 0,
+            unknown: [0; BATCH],
             ids: [0; BATCH * UNPACKED + UNPACKED],
         };
         FastEncoder {
@@ -145,7 +168,8 @@ impl FastEncoder {
             let mut start = self.gather::<NARROW>(text, base, ids);
             if rest.len() <= WINDOW {
                 // The text ends as if a separator followed.
-                self.add(base, start, rest.len());
+                let FastEncoder { definition, front, window, batch, .. } = self;
+                batch.add(definition, front, window, base, start, rest.len());
                 return self.emit::<NARROW>(text, ids);
             }
             if start == 0 {
@@ -165,61 +189,47 @@ impl FastEncoder {
     fn gather<const NARROW: bool>(&mut self, text: &str, base: usize, ids: &mut Vec<u32>) -> usize {
         let (mut at, mut start) = (0, 0);
         loop {
-            while let Some(&separator) = self.window.separators().get(at) {
+            let FastEncoder { definition, front, window, batch, .. } = self;
+            for &separator in &window.separators()[at..] {
                 let end = usize::from(separator);
-                at += 1;
-                self.add(base, start, end);
-                start = end + 1;
-                if self.batch.len == BATCH {
+                batch.add(definition, front, window, base, start, end);
+                (at, start) = (at + 1, end + 1);
+                if batch.len == BATCH {
                     break;
                 }
             }
-            if self.batch.len < BATCH {
+            if batch.len < BATCH {
                 return start;
             }
             self.emit::<NARROW>(text, ids);
         }
     }
 
-    /// Adds a chunk of the window to the batch, unless it is empty.
-    #[inline(always)]
-    fn add(&mut self, base: usize, start: usize, end: usize) {
-        if end <= start {
-            return;
-        }
-        let FastEncoder { definition, front, window, batch, .. } = self;
-        let mark = if end - start > 1 { definition.marks[usize::from(window.byte(end - 1))] } else { 0 };
-        let len = end - start - usize::from(mark != 0);
-        let key = if len > MAX_KEY { Key::NONE } else { Key::from_load(window.load(start), len) };
-        let slot = Slot::of(key);
-        let (at, unknown) = (batch.len % BATCH, batch.unknown_len % BATCH);
-        let value = front.get(slot, key, unknown as u64);
-        batch.values[at] = value;
-        batch.marks[at] = mark;
-        batch.unknown[unknown] = Unknown { key, slot, start: base + start, len, at };
-        batch.unknown_len = unknown + usize::from(is_miss(&value).is_some());
-        batch.len = at + 1;
-    }
-
     /// Adds a chunk that is longer than a window to the batch, which is empty.
     fn add_long(&mut self, start: usize, len: usize) {
-        let batch = &mut self.batch;
-        batch.values[0] = [miss(0), 0];
-        batch.marks[0] = 0;
-        batch.unknown[0] = Unknown { key: Key::NONE, slot: Slot::of(Key::NONE), start, len, at: 0 };
-        (batch.len, batch.unknown_len) = (1, 1);
+        self.batch.chunks[0] = Chunk { key: Key::NONE, slot: Slot::of(Key::NONE), start, len, mark: 0 };
+        self.batch.len = 1;
     }
 
-    /// Looks up in the cache what was not in front.
+    /// Looks up the chunks of the batch.
     #[inline(never)]
     fn look_up(&mut self) {
         let FastEncoder { front, cache, batch, .. } = self;
+        let Batch { len, chunks, values, unknown, .. } = &mut **batch;
+        let mut count = 0;
+        for (at, (chunk, value)) in chunks[..(*len).min(BATCH)].iter().zip(values.iter_mut()).enumerate() {
+            *value = front.get(chunk.slot, chunk.key);
+            unknown[count % BATCH] = at as u8;
+            count += usize::from(is_miss(value));
+        }
         let sets = cache.sets();
-        let unknown = &batch.unknown[..batch.unknown_len.min(BATCH)];
-        black_box(unknown.iter().fold(0, |sum, chunk| sum ^ sets.touch(chunk.slot)));
-        for &Unknown { key, slot, at, .. } in unknown {
+        let unknown = &unknown[..count.min(BATCH)];
+        let chunk = |at: u8| &chunks[usize::from(at) % BATCH];
+        black_box(unknown.iter().fold(0, |sum, &at| sum ^ sets.touch(chunk(at).slot)));
+        for &at in unknown {
+            let Chunk { key, slot, .. } = *chunk(at);
             if let Some(value) = sets.get(slot, key) {
-                batch.values[at % BATCH] = *value;
+                values[usize::from(at) % BATCH] = *value;
                 front.insert(slot, key, value);
             }
         }
@@ -230,20 +240,19 @@ impl FastEncoder {
     fn emit<const NARROW: bool>(&mut self, text: &str, ids: &mut Vec<u32>) {
         self.look_up();
         let count = std::mem::take(&mut self.batch.len).min(BATCH);
-        self.batch.unknown_len = 0;
         let mut staged = 0;
         for i in 0..count {
             let batch = &mut *self.batch;
-            if let Some(at) = is_miss(&batch.values[i]) {
+            let mark = batch.chunks[i].mark;
+            if is_miss(&batch.values[i]) {
                 ids.extend_from_slice(&batch.ids[..staged]);
                 staged = 0;
-                let Unknown { key, slot, start, len, .. } = batch.unknown[at % BATCH];
+                let Chunk { key, slot, start, len, .. } = batch.chunks[i];
                 self.encode_unknown::<NARROW>(&text[start..start + len], slot, key, ids);
             } else {
                 let room = batch.ids[staged..].first_chunk_mut().expect("there is room for a whole batch");
                 staged += unpack(&batch.values[i], NARROW, room);
             }
-            let mark = self.batch.marks[i];
             self.batch.ids[staged] = mark.wrapping_sub(1);
             staged += usize::from(mark != 0);
         }
@@ -254,7 +263,7 @@ impl FastEncoder {
     #[cold]
     #[inline(never)]
     fn encode_unknown<const NARROW: bool>(&mut self, chunk: &str, slot: Slot, key: Key, ids: &mut Vec<u32>) {
-        let FastEncoder { definition, cache, pieces, .. } = self;
+        let FastEncoder { definition, front, cache, pieces, .. } = self;
         // It may have come along for the first time in this very batch.
         if let Some(value) = cache.sets().get(slot, key) {
             let mut unpacked = [0; UNPACKED];
@@ -264,11 +273,11 @@ impl FastEncoder {
         let before = ids.len();
         let mut rest = chunk;
         while let Some((start, end, id)) = definition.find_added(rest) {
-            pieces.push::<NARROW>(definition, cache, &rest[..start], ids);
+            pieces.push::<NARROW>(definition, front, cache, &rest[..start], ids);
             ids.push(id);
             rest = &rest[end..];
         }
-        pieces.push::<NARROW>(definition, cache, rest, ids);
+        pieces.push::<NARROW>(definition, front, cache, rest, ids);
         if key != Key::NONE
             && let Some(value) = pack(&ids[before..], NARROW)
             && !(definition.case != 0 && definition.has_added_in_any_case(chunk))

@@ -7,10 +7,10 @@
 //! gives it and normalises to itself, so as a raw chunk it encodes to the same ids, provided no added token could be
 //! found in it ([`Definition::words_are_chunks`]).
 
-use super::cache::{Cache, Key, MAX_KEY, Slot};
+use super::cache::{Cache, Front, Key, MAX_KEY, Slot};
 use super::classes::Class;
 use super::definition::Definition;
-use super::ids::{UNPACKED, pack, unpack};
+use super::ids::{UNPACKED, is_miss, pack, unpack};
 use super::normalize::Ascii;
 
 /// Buffers that keep their capacity from piece to piece.
@@ -26,6 +26,7 @@ impl Pieces {
     pub(super) fn push<const NARROW: bool>(
         &mut self,
         definition: &Definition,
+        front: &Front,
         cache: &mut Cache,
         piece: &str,
         ids: &mut Vec<u32>,
@@ -39,7 +40,7 @@ impl Pieces {
             // A word that is the whole piece was looked up already.
             if definition.words_are_chunks && word.len() < piece.len() && (1..=MAX_KEY).contains(&word.len())
             {
-                push_cached::<NARROW>(definition, cache, word, ids);
+                push_cached::<NARROW>(definition, front, cache, word, ids);
             } else {
                 definition.push_word(word, ids);
             }
@@ -87,13 +88,17 @@ impl Pieces {
 
 fn push_cached<const NARROW: bool>(
     definition: &Definition,
+    front: &Front,
     cache: &mut Cache,
     word: &[u8],
     ids: &mut Vec<u32>,
 ) {
     let key = Key::new(word);
     let slot = Slot::of(key);
-    if let Some(value) = cache.sets().get(slot, key) {
+    // Half of such words are in front; the others wait for memory.
+    let known = front.get(slot, key);
+    let known = if is_miss(&known) { cache.sets().get(slot, key) } else { Some(&known) };
+    if let Some(value) = known {
         let mut unpacked = [0; UNPACKED];
         let count = unpack(value, NARROW, &mut unpacked);
         ids.extend_from_slice(&unpacked[..count]);
