@@ -101,7 +101,7 @@ def main():
     parser.add_argument("files", nargs="*", type=pathlib.Path, help=".json.gz files or folders of them")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--only", nargs="+", default=[""], help="systems whose name contains one of these")
+    parser.add_argument("--only", nargs="+", default=[""], help="systems with one of these names, or whose name contains one")
     parser.add_argument("--slow-files", type=int, help="files that the slow systems get")
     parser.add_argument("--json", type=pathlib.Path, help="add every run as a JSON line")
     parser.add_argument("--table", type=pathlib.Path, help="run nothing, print the table of the runs in this file")
@@ -115,7 +115,10 @@ def main():
     megabytes = {tuple(part): text_bytes(part) / 1e6 for part in (files, few)}
     print(f"{len(files)} files, {megabytes[tuple(files)]:.1f} MB of text, median of {arguments.runs} runs")
 
-    systems = {name: make for name, make in SYSTEMS.items() if any(part in name for part in arguments.only)}
+    def wanted(name):
+        return any(name == part if part in SYSTEMS else part in name for part in arguments.only)
+
+    systems = {name: make for name, make in SYSTEMS.items() if wanted(name)}
     rows = []
     for index in range(arguments.runs):
         for name, make in systems.items():
