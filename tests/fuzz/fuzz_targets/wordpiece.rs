@@ -5,15 +5,20 @@
 
 #![no_main]
 
-use std::sync::{LazyLock, Mutex};
+use std::sync::{LazyLock, Mutex, OnceLock};
 
 use ingest::wordpiece::FastEncoder;
 use libfuzzer_sys::fuzz_target;
 use tokenizers::Tokenizer;
 use tokenizers::normalizers::BertNormalizer;
 
-/// An oracle and a fast encoder for each setting of the switches.
-static PAIRS: LazyLock<Vec<(Tokenizer, Mutex<FastEncoder>)>> = LazyLock::new(|| {
+/// An oracle and a fast encoder.
+type Pair = (Tokenizer, Mutex<FastEncoder>);
+
+/// One for each setting of the switches, made when it is first asked for: with a sanitizer that takes seconds.
+static PAIRS: [OnceLock<Pair>; 24] = [const { OnceLock::new() }; 24];
+
+static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(|| {
     let bundled = include_bytes!("../../../ingest/assets/bert-base-uncased/tokenizer.json");
     let mut definition: serde_json::Value = serde_json::from_slice(bundled).expect("valid JSON");
     // Single characters of many scripts, so that a changed character changes the ids.
@@ -25,22 +30,22 @@ static PAIRS: LazyLock<Vec<(Tokenizer, Mutex<FastEncoder>)>> = LazyLock::new(|| 
         }
     }
     let bytes = serde_json::to_vec(&definition).expect("JSON");
-    let tokenizer = Tokenizer::from_bytes(bytes).expect("a valid definition");
-    let pair = |switches: u8| {
-        let accents = [None, Some(false), Some(true)][usize::from(switches / 8)];
-        let normalizer =
-            BertNormalizer::new(switches & 1 == 0, switches & 2 == 0, accents, switches & 4 == 0);
-        let mut oracle = tokenizer.clone();
-        oracle.with_normalizer(Some(normalizer)).expect("no added token is normalized");
-        let fast = FastEncoder::from_tokenizer(&oracle).expect("supported");
-        (oracle, Mutex::new(fast))
-    };
-    (0..24).map(pair).collect()
+    Tokenizer::from_bytes(bytes).expect("a valid definition")
 });
+
+fn pair(switches: usize) -> Pair {
+    let accents = [None, Some(false), Some(true)][switches / 8];
+    let normalizer = BertNormalizer::new(switches & 1 == 0, switches & 2 == 0, accents, switches & 4 == 0);
+    let mut oracle = TOKENIZER.clone();
+    oracle.with_normalizer(Some(normalizer)).expect("no added token is normalized");
+    let fast = FastEncoder::from_tokenizer(&oracle).expect("supported");
+    (oracle, Mutex::new(fast))
+}
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((&first, rest)) = bytes.split_first() else { return };
-    let (oracle, fast) = &PAIRS[usize::from(first) % PAIRS.len()];
+    let switches = usize::from(first) % PAIRS.len();
+    let (oracle, fast) = PAIRS[switches].get_or_init(|| pair(switches));
     let text = String::from_utf8_lossy(rest);
     let expected = oracle.encode(&*text, false).expect("the oracle encodes everything");
     let mut fast = fast.lock().expect("one thread");
