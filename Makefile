@@ -19,6 +19,7 @@ test: lint ## everything: formatting, clippy, unit, property, parity and end-to-
 	$(CARGO) test --locked -p loader
 	@echo "== loader, without vector instructions: the same batches"
 	$(CARGO) test --locked -p loader --no-default-features -- mask golden
+	@$(MAKE) --no-print-directory models
 	@echo "== all crates"
 	$(CARGO) build --locked --release --workspace --bins --examples
 	$(CARGO) test --locked --release --workspace
@@ -29,7 +30,7 @@ test-transformers: build ## exported and imported models beside Hugging Face's t
 
 models: ## the loader's ring under loom, its worker set under shuttle
 	@echo "== ring, under loom"
-	LOOM_MAX_PREEMPTIONS=2 $(CARGO) test --locked -p loader --features loom --test ring_loom
+	$(CARGO) test --locked -p loader --features loom --test ring_loom
 	@echo "== workers, under shuttle"
 	$(CARGO) test --locked -p loader --features shuttle --lib shuttle
 

@@ -12,8 +12,8 @@ use crate::slot::{Buffer, Cutter, Region};
 /// The shortest sample: `[CLS]`, a token, `[SEP]`.
 const FEWEST_TOKENS: usize = FRAME_TOKENS + 1;
 
-/// Samples that are looked up before the first of them is masked, so that their pages and cache lines arrive together.
-const AHEAD: usize = 16;
+/// How many samples before it is masked the processor is told to fetch a sample: masking them takes longer than memory does.
+const AHEAD: usize = 12;
 
 /// Samples laid end to end without padding, for one pass through the model. `T` tokens, `B` samples, `M` masked tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -297,34 +297,32 @@ impl Assembler {
         ends.clear();
         let mut end = 0;
         ends.push(end);
-        for ids in ids.chunks(AHEAD) {
-            ids.iter().for_each(|id| self.samples.touch(id.sample));
-            for id in ids {
-                let place = self.samples.place(id.sample)?;
-                end += place.len() as u64;
-                places.push(place);
-                ends.push(end);
+        ids.iter().take(AHEAD).for_each(|id| self.samples.prefetch_place(id.sample));
+        for (at, id) in ids.iter().enumerate() {
+            if let Some(later) = ids.get(at + AHEAD) {
+                self.samples.prefetch_place(later.sample);
             }
+            let place = self.samples.place(id.sample)?;
+            end += place.len() as u64;
+            places.push(place);
+            ends.push(end);
         }
         Ok(())
     }
 
-    /// Calls `each` for the samples in order, the texts of a few of them fetched at a time.
+    /// Calls `each` for the samples in order, whose texts are fetched ahead.
     fn for_each(
         &self,
         ids: &[SampleId],
         places: &[samples::Place],
         mut each: impl FnMut(SampleId, Tokens<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        for (ids, places) in ids.chunks(AHEAD).zip(places.chunks(AHEAD)) {
-            let mut texts = [Tokens::U16(&[]); AHEAD];
-            for (text, place) in texts.iter_mut().zip(places) {
-                *text = self.samples.text(*place)?;
-                text.touch();
+        places.iter().take(AHEAD).for_each(|place| self.samples.prefetch_text(*place));
+        for (at, (id, place)) in ids.iter().zip(places).enumerate() {
+            if let Some(later) = places.get(at + AHEAD) {
+                self.samples.prefetch_text(*later);
             }
-            for (id, text) in ids.iter().zip(texts) {
-                each(*id, text)?;
-            }
+            each(*id, self.samples.text(*place)?)?;
         }
         Ok(())
     }

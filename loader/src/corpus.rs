@@ -268,6 +268,7 @@ impl Corpus {
     }
 
     /// The number of a document's shard and the document's number there.
+    #[inline]
     pub(crate) fn locate(&self, split: Split, index: u64) -> Result<(usize, u64), Error> {
         let starts = self.starts(split);
         // The last start that is not above the index: shards without a document of this split share their start with
@@ -298,6 +299,7 @@ impl Corpus {
         self.starts(split)[shard]
     }
 
+    #[inline]
     fn starts(&self, split: Split) -> &[u64] {
         match split {
             Split::Train => &self.train_starts,

@@ -170,6 +170,7 @@ impl Samples {
     ///
     /// # Errors
     /// As [`get`](Samples::get).
+    #[inline]
     pub(crate) fn place(&self, sample: u64) -> Result<Place, Error> {
         if sample >= self.len {
             return Err(Error::OutOfRange { what: "sample", index: sample, count: self.len });
@@ -181,6 +182,17 @@ impl Samples {
         Ok(Place { start, shard: shard as u32, text: text as u32 })
     }
 
+    /// Has the processor fetch the text at a place.
+    #[inline]
+    pub(crate) fn prefetch_text(&self, place: Place) {
+        let Place { start, shard, text } = place;
+        if let Some(shard) = self.hand.present(shard as usize)
+            && let Ok(text) = shard.tokens_in(start..start + u64::from(text))
+        {
+            text.prefetch();
+        }
+    }
+
     /// The text at a place.
     #[inline]
     pub(crate) fn text(&self, place: Place) -> Result<Tokens<'_>, Error> {
@@ -188,14 +200,14 @@ impl Samples {
         self.hand.shard(shard as usize)?.tokens_in(start..start + u64::from(text))
     }
 
-    /// Reads where the document of a sample begins, when that takes no search: a loop over several samples lets their
-    /// fetches overlap.
-    pub(crate) fn touch(&self, sample: u64) {
+    /// Has the processor fetch where the document of a sample begins, when that takes no search.
+    #[inline]
+    pub(crate) fn prefetch_place(&self, sample: u64) {
         if self.index.is_none()
             && let Ok((shard, document)) = self.corpus().locate(self.split, sample)
             && let Some(shard) = self.hand.present(shard)
         {
-            shard.touch(document);
+            shard.prefetch(document);
         }
     }
 
@@ -208,6 +220,7 @@ impl Samples {
     }
 
     /// The shard of a sample, its document there, and which piece of it the sample is.
+    #[inline]
     fn piece(&self, sample: u64) -> Result<(usize, u64, u64), Error> {
         let corpus = self.corpus();
         let Some(index) = &self.index else {

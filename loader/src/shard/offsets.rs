@@ -24,6 +24,7 @@ pub(crate) struct BadOffsets {
 
 impl<'a> Offsets<'a> {
     /// The section of `file`, whose header is `header`.
+    #[inline]
     pub(crate) fn of(file: &'a [u8], header: &Header) -> Self {
         let range = header.layout.offsets_at as usize..header.layout.checksums_at as usize;
         let bytes = file.get(range).unwrap_or_default();
@@ -33,6 +34,7 @@ impl<'a> Offsets<'a> {
     /// The tokens of a document; nothing when there is no such document.
     ///
     /// The range is not empty and ends at most at the number of tokens of the shard.
+    #[inline]
     pub(crate) fn get(&self, document: u64) -> Option<Result<Range<u64>, BadOffsets>> {
         if document >= self.documents {
             return None;
@@ -45,7 +47,15 @@ impl<'a> Offsets<'a> {
         }
     }
 
+    /// The bytes of the number at `index`; none beyond the end.
+    #[inline]
+    pub(crate) fn bytes_at(&self, index: u64) -> &'a [u8] {
+        let at = usize::try_from(index).ok().and_then(|index| index.checked_mul(8));
+        at.and_then(|at| self.bytes.get(at..)?.get(..8)).unwrap_or_default()
+    }
+
     /// The number at `index`, as it stands in the file.
+    #[inline]
     pub(crate) fn at(&self, index: u64) -> Option<u64> {
         let at = usize::try_from(index).ok()?.checked_mul(8)?;
         let bytes = self.bytes.get(at..)?.first_chunk()?;
