@@ -96,6 +96,20 @@ impl Plan {
         self.sizes.len(step)
     }
 
+    /// How many steps, from step `from` on, take `samples` samples or more.
+    pub fn steps_for(&self, samples: u64, from: u64) -> u64 {
+        let until = self.sizes.start(from) + u128::from(samples);
+        let (mut low, mut high) = (from, from + samples.div_ceil(self.smallest_batch() as u64));
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.sizes.start(middle) < until {
+                true => low = middle + 1,
+                false => high = middle,
+            }
+        }
+        low - from
+    }
+
     /// No step has fewer samples.
     pub fn smallest_batch(&self) -> usize {
         self.sizes.smallest()
@@ -192,7 +206,40 @@ mod tests {
         }
     }
 
+    #[test]
+    fn steps_are_counted_while_a_batch_grows_and_where_it_is_of_tokens() {
+        assert_eq!(
+            [0, 1, 16, 17, 300].map(|samples| plan(540, 16, 8, 8, 1).steps_for(samples, 5)),
+            [0, 1, 1, 2, 19]
+        );
+        let growing = LoaderConfig {
+            batch_size: 1000,
+            batch_warmup_from: 0.2,
+            batch_warmup_steps: 100,
+            ..Default::default()
+        };
+        let growing = Plan::new(&[whole(540)], &growing).unwrap();
+        // 60,000 samples in the hundred steps of the warm-up, then 1000 each.
+        assert_eq!([60_000, 60_001, 70_000].map(|samples| growing.steps_for(samples, 0)), [100, 101, 110]);
+        assert_eq!(growing.steps_for(10_000, 100), 10);
+        let tokens = LoaderConfig { batch_tokens: 1600, ..Default::default() };
+        assert_eq!(Plan::new(&[whole(540)], &tokens).unwrap().steps_for(540, 0), 34);
+    }
+
     proptest! {
+        #[test]
+        fn the_steps_that_are_counted_are_the_fewest(
+            batch in 1..5000usize, grown_from in 0.0..1.0f64, warmup in 0..300u64, wanted in 1..1u64 << 30, from in 0..1000u64,
+        ) {
+            let config = LoaderConfig {
+                batch_size: batch, batch_warmup_from: grown_from, batch_warmup_steps: warmup, ..Default::default()
+            };
+            let plan = Plan::new(&[whole(1)], &config).unwrap();
+            let steps = plan.steps_for(wanted, from);
+            let taken = |steps: u64| plan.sizes.start(from + steps) - plan.sizes.start(from);
+            prop_assert!(taken(steps) >= u128::from(wanted) && taken(steps - 1) < u128::from(wanted));
+        }
+
         /// Too large to visit whole: no sample comes twice in what is visited of an epoch.
         #[test]
         fn large_sizes_repeat_nothing(

@@ -161,6 +161,11 @@ pub fn list(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(numbered(dir)?.into_iter().map(|(_, path)| path).collect())
 }
 
+/// The step of the newest checkpoint of `dir`, usable or not.
+pub fn newest_step(dir: &Path) -> Result<Option<u64>, Error> {
+    Ok(numbered(dir)?.last().map(|(step, _)| *step))
+}
+
 /// All checkpoints of `dir` with their steps, oldest first.
 fn numbered(dir: &Path) -> Result<Vec<(u64, PathBuf)>, Error> {
     let mut found: Vec<(u64, PathBuf)> = names(dir)?

@@ -7,11 +7,14 @@ mod fill;
 mod finetune;
 mod glue;
 mod import;
+mod outlets;
 mod pareto;
 mod ranks;
 mod recipe;
+mod report;
 mod shard_cache;
 mod sweep;
+mod watch;
 
 use std::path::PathBuf;
 
@@ -26,6 +29,7 @@ use self::embed::Embed;
 use self::export::Export;
 use self::fill::Fill;
 use self::import::Import;
+use self::outlets::OutletsArguments;
 pub(crate) use average::Average;
 pub(crate) use recipe::Recipe;
 
@@ -87,6 +91,8 @@ pub(crate) struct Pretrain {
     #[command(flatten)]
     pub(crate) shard_cache: ShardCache,
     #[command(flatten)]
+    pub(crate) outlets: OutletsArguments,
+    #[command(flatten)]
     pub(crate) ranks: RanksArguments,
 }
 
@@ -96,8 +102,8 @@ pub(crate) enum Command {
     Eval(Eval),
     /// Write the mean of a run's newest checkpoints as a checkpoint
     Average(Average),
-    /// Write one self-contained HTML page about a run, or comparing several
-    Report(Report),
+    Report(report::Report),
+    Watch(watch::Watch),
     Glue(glue::Glue),
     Finetune(finetune::Finetune),
     Predict(finetune::Predict),
@@ -213,16 +219,6 @@ pub(crate) enum PathArgument {
     Fused,
     /// Plain libtorch
     Reference,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Report {
-    /// Folders of runs
-    #[arg(value_name = "RUN", required = true)]
-    pub(crate) runs: Vec<PathBuf>,
-    /// The page to write
-    #[arg(long, value_name = "FILE")]
-    pub(crate) out: PathBuf,
 }
 
 /// `--device`.

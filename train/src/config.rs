@@ -210,14 +210,6 @@ impl Config {
         for rate in [train.mask_rate.at(0.0), train.mask_rate.at(1.0)] {
             range("train.mask_rate", rate > 0.0 && rate <= 1.0, rate.to_string(), "above 0 and at most 1")?;
         }
-        let counted = matches!(train.budget, Some(Budget::Samples(_) | Budget::Epochs(_)));
-        let varies = train.batch_tokens > 0 || train.batch_warmup_steps > 0;
-        range(
-            "train.budget",
-            !(counted && varies),
-            "a number of samples or epochs".into(),
-            "steps, tokens or a time where `train.batch_tokens` or `train.batch_warmup_steps` is set",
-        )?;
         self.model.validate()?;
         self.loader_config().validate()?;
         self.held_out_config().validate()?;

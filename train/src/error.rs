@@ -28,6 +28,13 @@ pub enum Error {
     #[error("torch failed")]
     Torch(#[from] tch::TchError),
 
+    /// The terminal cannot be drawn on.
+    #[error("this terminal cannot be drawn on; `train watch RUN --once` prints one frame as plain text")]
+    Terminal {
+        /// The reason given by the operating system.
+        source: std::io::Error,
+    },
+
     /// The operating system refused to read something.
     #[error("cannot read {}", path.display())]
     Read {

@@ -17,6 +17,7 @@ use crate::device;
 use crate::distributed::Ranks;
 use crate::error::Error;
 use crate::feed;
+use crate::host::unix_time;
 use crate::metrics::EvalRecord;
 
 /// Samples read of each side for the unigram frequencies: millions of tokens, seconds of work on any corpus.
@@ -95,6 +96,7 @@ pub fn evaluate_checkpoint(
         masked_tokens: evaluation.masked_tokens,
         unigram_loss: unigram(&corpus, config.loader.policy, config.train.seq_len)?,
         elapsed_s: checkpoint.state.elapsed_s,
+        time: unix_time(),
     })
 }
 

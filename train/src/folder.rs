@@ -4,16 +4,22 @@
 //! RUN/config.toml        the resolved configuration
 //! RUN/provenance.json    program, data, machine, command
 //! RUN/metrics.jsonl      one object a logged step or evaluation
+//! RUN/tensorboard/               event files, one for each process that trained
 //! RUN/checkpoints/step-000100/{config.toml, tokenizer.json, model.safetensors, optimizer.safetensors, state.json}
 //! ```
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 
 use crate::config::Config;
 use crate::error::Error;
+
+/// How often the lock is tried before it counts as held, and the time in between.
+const LOCK_ATTEMPTS: u32 = 4;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// A run's folder, not necessarily locked.
 #[derive(Clone, Debug)]
@@ -72,10 +78,38 @@ impl RunFolder {
             .truncate(false)
             .open(&path)
             .map_err(|source| Error::Write { path: path.clone(), source })?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(RunLock { _file: file }),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::RunLocked { path: self.path.clone() }),
-            Err(error) => Err(Error::Write { path, source: error.into() }),
+        // Somebody who looks whether it is held, holds it for an instant.
+        for attempt in 1.. {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(rustix::io::Errno::WOULDBLOCK) if attempt < LOCK_ATTEMPTS => {
+                    std::thread::sleep(LOCK_PAUSE)
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    return Err(Error::RunLocked { path: self.path.clone() });
+                }
+                Err(error) => return Err(Error::Write { path, source: error.into() }),
+            }
+        }
+        Ok(RunLock { _file: file })
+    }
+
+    /// Whether a process trains in the folder.
+    ///
+    /// # Errors
+    /// [`Error::Read`] when the lock cannot be looked at.
+    pub fn is_locked(&self) -> Result<bool, Error> {
+        let path = self.path.join("lock");
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(source) => return Err(Error::Read { path, source }),
+        };
+        // Dropping the file gives the lock back.
+        match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(false),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+            Err(error) => Err(Error::Read { path, source: error.into() }),
         }
     }
 
@@ -103,6 +137,11 @@ impl RunFolder {
     /// `metrics.jsonl`.
     pub fn metrics(&self) -> PathBuf {
         self.path.join("metrics.jsonl")
+    }
+
+    /// The folder of TensorBoard's event files.
+    pub fn tensorboard(&self) -> PathBuf {
+        self.path.join("tensorboard")
     }
 
     /// The folder of checkpoints.
@@ -145,7 +184,9 @@ mod tests {
         let (folder, lock) = RunFolder::create(&path).unwrap();
         // flock belongs to the open file, so a second open in the same process meets it too.
         assert!(matches!(folder.lock(), Err(Error::RunLocked { .. })));
+        assert!(folder.is_locked().unwrap());
         drop(lock);
+        assert!(!folder.is_locked().unwrap());
         folder.lock().unwrap();
     }
 

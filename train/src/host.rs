@@ -137,6 +137,13 @@ pub fn now() -> String {
     jiff::Timestamp::from_second(now.as_second()).unwrap_or(now).to_string()
 }
 
+/// Seconds since 1970, with fractions.
+pub fn unix_time() -> f64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0.0, |since| since.as_secs_f64())
+}
+
 impl Host {
     /// Describes this machine from what Linux publishes under `/proc`; what is missing there is left blank.
     pub fn detect() -> Host {

@@ -2,8 +2,8 @@
 //!
 //! A run is a folder ([`folder`]) and a loop ([`run`]): the loader's batch becomes tensors (`feed`), a step is
 //! forward, backward and update ([`step`], [`optimizer`], [`schedule`] over [`pace`]), and every so often it is logged
-//! ([`metrics`], [`progress`]), evaluated ([`eval`]) and saved ([`checkpoint`]). [`config`] says what can be set,
-//! [`layers`] how presets, files and options combine, [`report`] draws what came of it. Several processes may make a run
+//! ([`metrics`], [`progress`], [`journal`]), evaluated ([`eval`]) and saved ([`checkpoint`]). [`config`] says what can be set,
+//! [`layers`] how presets, files and options combine, [`report`] draws what came of it, [`watch`] shows it while it trains. Several processes may make a run
 //! together ([`distributed`]). Trained models are fine-tuned ([`finetune`]) and measured on GLUE ([`glue`]); [`pareto`] draws
 //! that against what training had cost, and [`sweep`] trains and compares several configurations.
 //!
@@ -15,6 +15,7 @@
 
 pub mod bench;
 pub mod budget;
+mod card;
 pub mod checkpoint;
 pub mod config;
 pub mod device;
@@ -30,6 +31,7 @@ pub mod folder;
 pub mod glue;
 pub mod host;
 pub mod import;
+pub mod journal;
 pub mod layers;
 pub mod metrics;
 pub mod micro_batch;
@@ -38,12 +40,15 @@ pub mod optimizer;
 pub mod pace;
 pub mod pareto;
 pub mod progress;
+mod prometheus;
 pub mod report;
 pub mod run;
 pub mod schedule;
 pub mod step;
 pub mod stop;
 pub mod sweep;
+mod tensorboard;
 pub mod text;
+pub mod watch;
 
 pub use error::Error;

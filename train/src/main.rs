@@ -14,7 +14,7 @@ use train::layers::{PRESETS, Preset, change, resolve_with};
 use train::model_folder::ModelFolder;
 use train::run::Run;
 use train::stop::Stop;
-use train::{bench, eval, micro_batch, report};
+use train::{bench, eval, micro_batch};
 
 use crate::cli::{Cli, Command, Pretrain};
 
@@ -24,7 +24,8 @@ fn main() -> ExitCode {
         None => pretrain(cli.pretrain),
         Some(Command::Eval(arguments)) => evaluate(&arguments),
         Some(Command::Average(arguments)) => average(&arguments),
-        Some(Command::Report(arguments)) => write_report(&arguments),
+        Some(Command::Report(arguments)) => arguments.run(),
+        Some(Command::Watch(arguments)) => arguments.run(),
         Some(Command::Glue(arguments)) => arguments.run(),
         Some(Command::Finetune(arguments)) => arguments.run(),
         Some(Command::Predict(arguments)) => arguments.run(),
@@ -47,10 +48,14 @@ fn main() -> ExitCode {
 }
 
 /// Starts, resumes or branches off a run and trains it to its end, in a job together with the other ranks.
-fn pretrain(arguments: Pretrain) -> Result<()> {
+fn pretrain(mut arguments: Pretrain) -> Result<()> {
     let stop = Stop::on_signals().context("signals cannot be handled")?;
     let ranks = arguments.ranks.join()?;
-    let trained = open(arguments, &ranks).and_then(|mut run| Ok(run.train(&stop)?));
+    let outlets = std::mem::take(&mut arguments.outlets).into();
+    let trained = open(arguments, &ranks).and_then(|mut run| {
+        run.publish(&outlets)?;
+        Ok(run.train(&stop)?)
+    });
     ranks.leave(trained)
 }
 
@@ -116,14 +121,6 @@ fn evaluate(arguments: &cli::Eval) -> Result<()> {
     println!("accuracy               {:.2} % of masked tokens", 100.0 * result.accuracy);
     println!("unigram cross-entropy  {:.4} nats", result.unigram_loss);
     println!("masked tokens          {}", result.masked_tokens);
-    Ok(())
-}
-
-/// Writes the page about one or several runs.
-fn write_report(arguments: &cli::Report) -> Result<()> {
-    report::write(&arguments.runs, &arguments.out)
-        .with_context(|| format!("no report was written to {}", arguments.out.display()))?;
-    eprintln!("wrote {}", arguments.out.display());
     Ok(())
 }
 

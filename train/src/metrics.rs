@@ -53,14 +53,29 @@ pub struct TrainRecord {
     pub tokens_per_s: f64,
     /// Share of the wall clock spent waiting for the loader.
     pub wait_share: f64,
+    /// TFLOP/s of the model's matrix products on all ranks ([`model::ModelConfig::training_flops`]).
+    #[serde(default)]
+    pub model_tflops: f64,
+    /// Model FLOPs utilisation: those over the cards' dense bf16 peak, if the card is a known one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mfu: Option<f64>,
     /// Samples seen since step 0.
     pub samples: u64,
     /// Tokens seen since step 0.
     pub tokens: u64,
     /// Steps skipped since step 0 because loss or gradient were not finite.
     pub skipped: u64,
+    /// The step at which the run ends, as far as known: an estimate where the budget is a time or a number of tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<u64>,
+    /// Seconds until then, evaluations and checkpoints included, as far as known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaining_s: Option<f64>,
     /// Seconds of training since step 0, evaluations and checkpoints included, time between resumptions not.
     pub elapsed_s: f64,
+    /// When this was measured, in seconds since 1970.
+    #[serde(default)]
+    pub time: f64,
 }
 
 /// An evaluation of masked-language modelling on the held-out documents.
@@ -79,6 +94,9 @@ pub struct EvalRecord {
     pub unigram_loss: f64,
     /// Seconds of training since step 0.
     pub elapsed_s: f64,
+    /// When this was measured, in seconds since 1970.
+    #[serde(default)]
+    pub time: f64,
 }
 
 /// Appends records to `metrics.jsonl`.
@@ -151,6 +169,7 @@ mod tests {
             masked_tokens: 7,
             unigram_loss: 6.5,
             elapsed_s: 1.5,
+            time: 1.5e9,
         })
     }
 

@@ -24,7 +24,8 @@ impl Progress {
     /// A display for a run of `steps`, if that is known already, of which `done` were made before.
     pub fn new(steps: Option<u64>, done: u64) -> Progress {
         let bar = ProgressBar::with_draw_target(steps, ProgressDrawTarget::stderr_with_hz(5));
-        let style = ProgressStyle::with_template("{bar:28.cyan/dim} {pos}/{len}  {wide_msg}")
+        // The numbers have a line of their own: beside the bar they would be cut off.
+        let style = ProgressStyle::with_template("{bar:28.cyan/dim} {pos}/{len}  {prefix}\n{wide_msg}")
             .expect("the template is constant and valid")
             .progress_chars("━━─");
         bar.set_style(style);
@@ -54,39 +55,26 @@ impl Progress {
         self.bar.inc(1);
     }
 
-    /// Shows a training record: in the bar's message, or as a line of its own.
-    pub fn train(&self, record: &TrainRecord, seconds_a_step: f64) {
-        let left = self.steps.unwrap_or(record.step).saturating_sub(record.step) as f64 * seconds_a_step;
-        let text = format!(
-            "loss {:.3}  accuracy {:.1} %  lr {:.2e}  {:.0} samples/s  {} tokens/s  waiting {:.0} %  {} left",
-            record.loss,
-            100.0 * record.accuracy,
-            record.lr,
-            record.samples_per_s,
-            thousands(record.tokens_per_s),
-            100.0 * record.wait_share,
-            HumanDuration(Duration::from_secs_f64(left.clamp(0.0, 1e9))),
-        );
+    /// Shows a training record: below the bar, or as a line of its own.
+    pub fn train(&self, record: &TrainRecord) {
         if self.silent {
             return;
         }
+        let left = match record.remaining_s {
+            Some(left) => format!("{} left", HumanDuration(Duration::from_secs_f64(left.clamp(0.0, 1e9)))),
+            None => "time left not known yet".to_owned(),
+        };
         if self.bar.is_hidden() {
-            eprintln!("step {}  {text}", self.count(record.step));
+            eprintln!("step {}  {}  {left}", self.count(record.step), describe(record));
         } else {
-            self.bar.set_message(text);
+            self.bar.set_prefix(left);
+            self.bar.set_message(describe(record));
         }
     }
 
     /// Shows an evaluation as a line of its own.
     pub fn eval(&self, record: &EvalRecord) {
-        self.line(&format!(
-            "step {}  held-out loss {:.3} (unigram {:.3})  accuracy {:.1} %  over {} masked tokens",
-            self.count(record.step),
-            record.loss,
-            record.unigram_loss,
-            100.0 * record.accuracy,
-            record.masked_tokens,
-        ));
+        self.line(&format!("step {}  held-out {}", self.count(record.step), describe_eval(record)));
     }
 
     /// Prints a line without tearing the bar.
@@ -104,6 +92,41 @@ impl Progress {
     /// Ends the display, leaving the bar as it stands.
     pub fn finish(&self) {
         self.bar.abandon();
+    }
+}
+
+/// The numbers of a training record in a line.
+pub fn describe(record: &TrainRecord) -> String {
+    let mfu = record.mfu.map_or(String::new(), |mfu| format!(" ({:.1} % MFU)", 100.0 * mfu));
+    format!(
+        "loss {:.3}  accuracy {:.1} %  lr {:.2e}  {:.0} samples/s  {} tokens/s  {}{mfu}  waiting {:.0} %",
+        record.loss,
+        100.0 * record.accuracy,
+        record.lr,
+        record.samples_per_s,
+        thousands(record.tokens_per_s),
+        flops(record.model_tflops),
+        100.0 * record.wait_share,
+    )
+}
+
+/// The numbers of an evaluation in a line.
+pub fn describe_eval(record: &EvalRecord) -> String {
+    format!(
+        "loss {:.3} (unigram {:.3})  accuracy {:.1} %  over {} masked tokens",
+        record.loss,
+        record.unigram_loss,
+        100.0 * record.accuracy,
+        record.masked_tokens,
+    )
+}
+
+/// A processor's TFLOP/s are better read as GFLOP/s.
+fn flops(tflops: f64) -> String {
+    match tflops {
+        t if t >= 100.0 => format!("{t:.0} TFLOP/s"),
+        t if t >= 1.0 => format!("{t:.1} TFLOP/s"),
+        t => format!("{:.1} GFLOP/s", 1e3 * t),
     }
 }
 
@@ -125,5 +148,6 @@ mod tests {
         assert_eq!(thousands(950.0), "950");
         assert_eq!(thousands(43_210.0), "43.2 k");
         assert_eq!(thousands(1_234_567.0), "1.23 M");
+        assert_eq!([411.6, 38.21, 0.0123].map(flops), ["412 TFLOP/s", "38.2 TFLOP/s", "12.3 GFLOP/s"]);
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use loader::{Corpus, Loader, LoaderConfig};
-use model::MaskedLm;
+use model::{MaskedLm, Work};
 use tch::Device;
 
 use crate::checkpoint::{Saver, State, Window};
@@ -17,7 +17,9 @@ use crate::distributed::Ranks;
 use crate::error::Error;
 use crate::eval;
 use crate::folder::{RunFolder, RunLock};
-use crate::metrics::{EvalRecord, MetricsWriter, Record, TrainRecord};
+use crate::host::unix_time;
+use crate::journal::{Journal, Outlets};
+use crate::metrics::{EvalRecord, Record, TrainRecord};
 use crate::micro_batch;
 use crate::optimizer::DecoupledAdamW;
 use crate::pace::UNMEASURED;
@@ -39,11 +41,13 @@ pub struct Run {
     model: MaskedLm,
     optimizer: DecoupledAdamW,
     state: State,
-    /// In a job rank 0 has them.
-    metrics: Option<MetricsWriter>,
+    /// In a job rank 0 has it.
+    journal: Option<Journal>,
     saver: Saver,
     /// Unigram cross-entropy of the corpus in nats, once it is known. In a job rank 0 has it.
     unigram: Option<f64>,
+    /// bf16 peak of all ranks' cards in TFLOP/s, where they are known ones.
+    peak: Option<f64>,
     /// The processes that make the run together.
     ranks: Ranks,
 }
@@ -54,6 +58,8 @@ struct UnderWay {
     samples: u64,
     tokens: u64,
     masked: u64,
+    /// Floating-point operations of this rank's part.
+    flops: f64,
 }
 
 /// The rates of the last step that was launched, and what became of it.
@@ -77,6 +83,8 @@ struct Watch {
     steps: u64,
     samples: u64,
     tokens: u64,
+    /// Floating-point operations of this rank.
+    flops: f64,
 }
 
 impl Run {
@@ -88,6 +96,22 @@ impl Run {
     /// The model as it stands.
     pub fn model(&self) -> &MaskedLm {
         &self.model
+    }
+
+    /// Lets the run be watched. In a job that is rank 0's.
+    ///
+    /// # Errors
+    /// [`Error::Write`] for a file of Prometheus text that cannot be written.
+    pub fn publish(&mut self, outlets: &Outlets) -> Result<(), Error> {
+        let command: Vec<String> = std::env::args().collect();
+        // Markdown shows lines that are indented by four as they are.
+        let verbatim = |text: &str| text.lines().map(|line| format!("    {line}\n")).collect::<String>();
+        let texts =
+            vec![("config", verbatim(&self.config.to_toml())), ("command", verbatim(&command.join(" ")))];
+        match &mut self.journal {
+            Some(journal) => journal.publish(outlets, &self.folder, self.state.step, texts),
+            None => Ok(()),
+        }
     }
 
     /// Trains to the last step, or until a stop is requested: then the step under way is finished and saved. Does nothing
@@ -134,9 +158,14 @@ impl Run {
             };
             let mut last = Last { progress: at, lr, mask_rate: batch.mask_rate, grad_norm: 0.0 };
             let (samples, tokens, masked) = (batch.samples, batch.tokens, batch.masked_tokens);
+            let mut work = Work::default();
+            for micro_batch in &batch.micro_batches {
+                work.add(&micro_batch.cu_seqlens, micro_batch.labels.len());
+            }
+            let flops = self.config.model.training_flops(work);
             loader.recycle(batch);
             // The device works on this step while the host learns how the one before went.
-            if let Some(before) = under_way.replace(UnderWay { launched, samples, tokens, masked }) {
+            if let Some(before) = under_way.replace(UnderWay { launched, samples, tokens, masked, flops }) {
                 self.account(before, &mut watch, &progress)?;
             }
             let late = length::is_late(self.config.train.budget, &self.state, done, clock.seconds());
@@ -237,7 +266,7 @@ impl Run {
     /// Waits for a step, adds it to the counters and gives the norm of its gradient. A step without update counts towards
     /// the end of a diverging run.
     fn account(&mut self, under_way: UnderWay, watch: &mut Watch, progress: &Progress) -> Result<f64, Error> {
-        let UnderWay { launched, samples, tokens, masked } = under_way;
+        let UnderWay { launched, samples, tokens, masked, flops } = under_way;
         let waiting = self.ranks.waiting();
         let outcome = launched.outcome()?;
         drop(waiting);
@@ -249,6 +278,7 @@ impl Run {
         watch.steps += 1;
         watch.samples += samples;
         watch.tokens += tokens;
+        watch.flops += flops;
         progress.step();
         if outcome.updated {
             state.skipped_in_a_row = 0;
@@ -313,12 +343,15 @@ impl Run {
 
     /// Writes a training record and empties the window. Nothing is written when every step of it was skipped.
     fn log(&mut self, last: &Last, watch: &Watch, progress: &Progress) -> Result<(), Error> {
+        let seconds = watch.since.elapsed().as_secs_f64().max(1e-9);
+        let mut flops = [watch.flops];
+        self.ranks.sum(&mut flops)?;
         let state = &mut self.state;
         let Window { loss, correct, masked } = std::mem::take(&mut state.window);
         if masked == 0 {
             return Ok(());
         }
-        let seconds = watch.since.elapsed().as_secs_f64().max(1e-9);
+        let model_tflops = flops[0] / seconds / 1e12;
         let record = TrainRecord {
             step: state.step,
             loss: loss / masked as f64,
@@ -331,13 +364,22 @@ impl Run {
             samples_per_s: watch.samples as f64 / seconds,
             tokens_per_s: watch.tokens as f64 / seconds,
             wait_share: watch.waited_s / seconds,
+            model_tflops,
+            mfu: self.peak.map(|peak| model_tflops / peak),
             samples: state.samples,
             tokens: state.tokens,
             skipped: state.skipped,
+            end: state.pace.end(),
+            remaining_s: length::seconds_left(
+                self.config.train.budget,
+                state,
+                seconds / watch.steps.max(1) as f64,
+            ),
             elapsed_s: state.elapsed_s,
+            time: unix_time(),
         };
-        progress.train(&record, seconds / watch.steps as f64);
-        self.write(Record::Train(record))
+        progress.train(&record);
+        self.write(&Record::Train(record), progress)
     }
 
     /// Evaluates and writes the record.
@@ -360,14 +402,15 @@ impl Run {
             masked_tokens: evaluation.masked_tokens,
             unigram_loss,
             elapsed_s: self.state.elapsed_s,
+            time: unix_time(),
         };
         progress.eval(&record);
-        self.write(Record::Eval(record))
+        self.write(&Record::Eval(record), progress)
     }
 
-    /// Writes a record, where there is a file for it.
-    fn write(&mut self, record: Record) -> Result<(), Error> {
-        self.metrics.as_mut().map_or(Ok(()), |metrics| metrics.write(&record))
+    /// Writes a record, where there is a journal for it.
+    fn write(&mut self, record: &Record, progress: &Progress) -> Result<(), Error> {
+        self.journal.as_mut().map_or(Ok(()), |journal| journal.write(record, |text| progress.line(text)))
     }
 
     /// Begins to save a checkpoint; the clock has stood at a pause since `paused`.
@@ -384,8 +427,8 @@ impl Run {
     /// Begins to save a checkpoint, which rank 0 writes in a job.
     fn begin_to_save(&mut self, state: State) -> Result<(), Error> {
         let moments = self.optimizer.whole_state()?;
-        match &self.metrics {
-            Some(metrics) => self.saver.begin(state, self.model.parameters(), &moments, metrics.handle()?),
+        match &self.journal {
+            Some(journal) => self.saver.begin(state, self.model.parameters(), &moments, journal.handle()?),
             None => Ok(()),
         }
     }
@@ -399,7 +442,7 @@ impl Clock {
 
 impl Watch {
     fn start() -> Watch {
-        Watch { since: Instant::now(), waited_s: 0.0, steps: 0, samples: 0, tokens: 0 }
+        Watch { since: Instant::now(), waited_s: 0.0, steps: 0, samples: 0, tokens: 0, flops: 0.0 }
     }
 
     /// Takes the time since `paused` out of the measurement.

@@ -21,11 +21,11 @@ use tempfile::TempDir;
 pub use parts::{KernelTime, Parts};
 pub use synthetic::Lengths;
 
+use crate::card;
 use crate::config::{Config, PathChoice};
 use crate::device;
 use crate::distributed::{Ranks, Reducer};
 use crate::error::Error;
-use crate::host::Host;
 use crate::optimizer::DecoupledAdamW;
 use crate::run::{build, check_vocabulary};
 use crate::step::step;
@@ -155,12 +155,12 @@ pub fn train(bench: &Bench) -> Result<Report, Error> {
             (parts_ms, kernels) = (Some(parts), by_kernel);
         }
     }
-    let card = device.is_cuda().then(|| Host::detect().gpus.into_iter().next()).flatten();
+    let card = card::name(device);
     let mut sums = [ModelConfig::training_flops(&config.model, work) / seconds / 1e12, reduced / seconds];
     ranks.sum(&mut sums)?;
     let ([model_tflops, reduce_wait_shares], world_size) = (sums, ranks.world_size());
     Ok(Report {
-        mfu: card.as_deref().and_then(peak_tflops).map(|peak| model_tflops / peak / world_size as f64),
+        mfu: card.as_deref().and_then(card::peak_tflops).map(|peak| model_tflops / peak / world_size as f64),
         device: card.unwrap_or_else(|| device::name(device).to_owned()),
         path: if model.is_fused() { PathChoice::Fused } else { PathChoice::Reference },
         seq_len: config.train.seq_len,
@@ -217,21 +217,6 @@ fn take(loader: &mut Loader) -> Result<loader::ReadyBatch, Error> {
     Ok(loader.next().expect("a loader without a last step has a next one")?)
 }
 
-/// Dense bf16 peak of a card in TFLOP/s, from NVIDIA's data sheets.
-fn peak_tflops(card: &str) -> Option<f64> {
-    const PEAKS: [(&str, f64); 8] = [
-        ("B200", 2250.0),
-        ("H100 PCIe", 756.0),
-        ("H200", 989.4),
-        ("H100", 989.4),
-        ("A100", 311.9),
-        ("L40S", 362.0),
-        ("A10", 125.0),
-        ("4090", 165.2),
-    ];
-    PEAKS.into_iter().find(|(name, _)| card.contains(name)).map(|(_, peak)| peak)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -275,12 +260,5 @@ mod tests {
         let mut asked = bench(Lengths::Full);
         asked.config.train.path = PathChoice::Fused;
         assert!(train(&asked).unwrap_err().to_string().contains("not on a CUDA card"));
-    }
-
-    #[test]
-    fn cards_have_their_own_peaks() {
-        assert_eq!(peak_tflops("NVIDIA H200"), Some(989.4));
-        assert_eq!(peak_tflops("NVIDIA H100 PCIe"), Some(756.0));
-        assert_eq!(peak_tflops("Some card"), None);
     }
 }

@@ -20,6 +20,8 @@ pub(crate) struct RunData {
     pub(crate) provenance: Provenance,
     pub(crate) trains: Vec<TrainRecord>,
     pub(crate) evals: Vec<EvalRecord>,
+    /// Dollars an hour of the machine that trained.
+    pub(crate) price: Option<f64>,
 }
 
 impl RunData {
@@ -41,7 +43,24 @@ impl RunData {
         let tree =
             serde_json::to_value(&config).expect("a configuration has only strings, numbers and tables");
         flatten("", &tree, &mut settings);
-        Ok(RunData { name: folder.name(), config, settings, provenance, trains, evals })
+        let (host, data) = (&provenance.host, &provenance.data);
+        let machine = match provenance.device.as_str() {
+            "cpu" => format!("{}, {} cores", host.cpu, host.cores),
+            _ => host.gpus.join(", "),
+        };
+        let commit = provenance.commit.as_ref().map_or(String::new(), |commit| format!(" {commit}"));
+        for (key, value) in [
+            ("run.parameters", facts::count(provenance.parameters)),
+            (
+                "run.data",
+                format!("{} tokens, {:.12}", facts::short(data.tokens as f64), data.manifest_blake3),
+            ),
+            ("run.machine", machine),
+            ("run.program", format!("{}{commit}", provenance.program)),
+        ] {
+            settings.push((key.to_owned(), value));
+        }
+        Ok(RunData { name: folder.name(), config, settings, provenance, trains, evals, price: None })
     }
 
     /// The last training record.
@@ -54,11 +73,28 @@ impl RunData {
         self.evals.last().map_or(0.0, |record| record.elapsed_s).max(self.last().elapsed_s)
     }
 
-    /// Median over the records, so that neither the first slow steps nor a busy moment count.
-    pub(crate) fn samples_per_s(&self) -> f64 {
-        let mut rates: Vec<f64> = self.trains.iter().map(|record| record.samples_per_s).collect();
-        rates.sort_by(f64::total_cmp);
-        rates[rates.len() / 2]
+    /// Median over the records that have the number, so that neither the first slow steps nor a busy moment count.
+    pub(crate) fn median(&self, of: fn(&TrainRecord) -> Option<f64>) -> Option<f64> {
+        let mut numbers: Vec<f64> = self.trains.iter().filter_map(of).collect();
+        numbers.sort_by(f64::total_cmp);
+        numbers.get(numbers.len() / 2).copied()
+    }
+
+    /// What so many seconds of training have cost, where there is a price.
+    pub(crate) fn dollars(&self, elapsed_s: f64) -> Option<f64> {
+        self.price.map(|price| elapsed_s / 3600.0 * price)
+    }
+
+    /// Tokens seen when `step` steps were done: between two records, in a straight line.
+    pub(crate) fn tokens_at(&self, step: u64) -> f64 {
+        let after = self.trains.partition_point(|record| record.step < step);
+        let before = match after {
+            0 => (0, 0),
+            after => (self.trains[after - 1].step, self.trains[after - 1].tokens),
+        };
+        let Some(after) = self.trains.get(after) else { return before.1 as f64 };
+        let share = (step - before.0) as f64 / (after.step - before.0).max(1) as f64;
+        before.1 as f64 + share * (after.tokens - before.1) as f64
     }
 
     /// The value of a dotted key, as text.
@@ -84,6 +120,16 @@ impl RunData {
             facts::count(self.config.train.steps),
             facts::count(self.config.train.batch_size as u64),
         )
+    }
+}
+
+/// Runs of the same name get their number.
+pub(super) fn distinguish(runs: &mut [RunData]) {
+    let names: Vec<String> = runs.iter().map(|run| run.name.clone()).collect();
+    for (number, run) in runs.iter_mut().enumerate() {
+        if names.iter().filter(|name| **name == run.name).count() > 1 {
+            run.name = format!("{} ({})", run.name, number + 1);
+        }
     }
 }
 

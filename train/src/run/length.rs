@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use loader::{Corpus, Split};
+use loader::{Corpus, Plan, Split};
 
 use crate::budget::Budget;
 use crate::checkpoint::{Spent, State};
@@ -16,18 +16,19 @@ use crate::pace::Pace;
 /// # Errors
 /// [`Error::Loader`] when the samples of an epoch cannot be counted.
 pub(super) fn pace(config: &Config, corpus: &Arc<Corpus>, from: u64) -> Result<Pace, Error> {
-    let batch = config.train.batch_size as u64;
-    let steps = match config.train.budget {
+    let (samples, epochs) = match config.train.budget {
         None => return Ok(Pace::steps(from, config.train.steps)),
-        Some(Budget::Steps(steps)) => steps,
-        Some(Budget::Samples(samples)) => samples.div_ceil(batch),
-        Some(Budget::Epochs(epochs)) => {
-            let epoch = corpus.samples(Split::Train, config.loader.policy, config.train.seq_len)?.len();
-            ((epochs * epoch as f64 / batch as f64).ceil() as u64).max(1)
-        }
+        Some(Budget::Steps(steps)) => return Ok(Pace::steps(from, from + steps)),
+        Some(Budget::Samples(samples)) => (samples, 0.0),
+        Some(Budget::Epochs(epochs)) => (0, epochs),
         Some(Budget::Tokens(_) | Budget::Time(_)) => return Ok(Pace::measured(from)),
     };
-    Ok(Pace::steps(from, from + steps))
+    // The loader's plan knows the batch of every step, whether it grows or is counted in tokens.
+    let loader = config.loader_config();
+    let all = corpus.samples(Split::Train, loader.policy, loader.seq_len)?;
+    let plan = Plan::new(&all.parts(loader.batch_tokens > 0)?, &loader)?;
+    let samples = samples + (epochs * plan.samples() as f64).ceil() as u64;
+    Ok(Pace::steps(from, from + plan.steps_for(samples, from).max(1)))
 }
 
 /// The steps that are left of a budget that is measured: what is left of it over what a step uses, as measured since
@@ -50,6 +51,20 @@ pub(super) fn steps_left(budget: Option<Budget>, state: &State) -> f64 {
             (total - (now.elapsed_s - origin.elapsed_s)) / each
         }
         _ => 0.0,
+    }
+}
+
+/// Seconds that are left, as far as known: what is left of a budget in time, else the steps that are left, each with
+/// `step_s` seconds of training and an equal share of the pauses so far.
+pub(super) fn seconds_left(budget: Option<Budget>, state: &State, step_s: f64) -> Option<f64> {
+    let (now, origin) = (state.spent(), state.origin);
+    let steps = state.pace.end()?.saturating_sub(now.step);
+    match budget {
+        Some(Budget::Time(total)) if steps > 0 => Some((total - (now.elapsed_s - origin.elapsed_s)).max(0.0)),
+        _ => {
+            let pauses = (now.paused_s - origin.paused_s) / (now.step - origin.step).max(1) as f64;
+            Some(steps as f64 * (step_s + pauses))
+        }
     }
 }
 
@@ -84,6 +99,20 @@ mod tests {
         state.origin = Spent { step: 0, tokens: 400, elapsed_s: 30.0, paused_s: 10.0, ..Spent::default() };
         assert_eq!(steps_left(Some(Budget::Tokens(3400)), &state), 10.0);
         assert_eq!(steps_left(Some(Budget::Time(40.0)), &state), 10.0);
+    }
+
+    #[test]
+    fn time_left_is_that_of_the_budget_or_of_the_steps_that_are_left() {
+        let identity = Identity { manifest_blake3: "", tokenizer_blake3: "" };
+        let mut state = State::start(identity, 17, Pace::steps(0, 60));
+        (state.step, state.elapsed_s, state.paused_s) = (20, 50.0, 10.0);
+        // 40 steps of 2 s, and 0.5 s of pauses for each.
+        assert_eq!(seconds_left(None, &state, 2.0), Some(100.0));
+        assert_eq!(seconds_left(Some(Budget::Time(75.0)), &state, 2.0), Some(25.0));
+        state.step = 60;
+        assert_eq!(seconds_left(Some(Budget::Time(75.0)), &state, 2.0), Some(0.0));
+        state.pace = Pace::measured(0);
+        assert_eq!(seconds_left(Some(Budget::Time(75.0)), &state, 2.0), None);
     }
 
     #[test]

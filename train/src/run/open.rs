@@ -11,6 +11,7 @@ use tch::Device;
 use super::plan::{Beginning, Plan};
 use super::{Run, length};
 use crate::budget::Budget;
+use crate::card;
 use crate::checkpoint::{self, Checkpoint, Identity, Saver, State, Window};
 use crate::config::{Config, DeviceChoice, PathChoice};
 use crate::device;
@@ -19,8 +20,8 @@ use crate::error::Error;
 use crate::eval;
 use crate::folder::{RunFolder, RunLock};
 use crate::host::{self, Data, Host, Provenance, Resumption};
+use crate::journal::Journal;
 use crate::layers;
-use crate::metrics::MetricsWriter;
 use crate::micro_batch::{self, MicroBatchTokens};
 use crate::model_folder::ModelFolder;
 use crate::optimizer::DecoupledAdamW;
@@ -242,7 +243,7 @@ impl Run {
             let hint = ", or ingest again with a larger --held-out";
             return Err(loader::Error::EmptySplit { split: "held-out", hint }.into());
         }
-        let (metrics, unigram) = match (&lock, corpus.stored()) {
+        let (journal, unigram) = match (&lock, corpus.stored()) {
             (Some(_), stored) => {
                 let unigram = match stored {
                     None => Some(eval::unigram(&corpus, config.loader.policy, config.train.seq_len)?),
@@ -252,11 +253,12 @@ impl Run {
                         None
                     }
                 };
-                (Some(MetricsWriter::resume(&folder.metrics(), state.step)?), unigram)
+                (Some(Journal::resume(&folder, state.step)?), unigram)
             }
             // Rank 0 writes.
             (None, _) => (None, None),
         };
+        let peak = card::name(device).as_deref().and_then(card::peak_tflops);
         let saver = Saver::new(folder.checkpoints(), config.clone(), corpus.tokenizer_json());
         Ok(Run {
             folder,
@@ -267,9 +269,10 @@ impl Run {
             model,
             optimizer,
             state,
-            metrics,
+            journal,
             saver,
             unigram,
+            peak: peak.map(|peak| peak * ranks.world_size() as f64),
             ranks: ranks.clone(),
         })
     }

@@ -64,6 +64,14 @@ fn steps_samples_and_epochs_are_numbers_of_steps() {
     epochs.args(["--set", "loader.policy=truncate"]);
     succeed(epochs);
     assert_eq!(steps(&bench, "epochs").len(), 270_usize.div_ceil(16));
+    // 8, 9.6, ... 16 samples in five steps, then 16: the loader's own batches.
+    let mut growing = start(&bench, "growing", "0.3ksamples");
+    growing.args(["--set", "train.batch_warmup_steps=5", "--set", "train.batch_warmup_from=0.5"]);
+    succeed(growing);
+    let records = steps(&bench, "growing");
+    let [.., before, last] = records.as_slice() else { panic!("{records:?}") };
+    assert!(number(before, "samples") < 300.0 && number(last, "samples") >= 300.0, "{before} {last}");
+    assert_eq!(records.len(), 20);
     let message = fail_usage(start(&bench, "none", "3weeks"));
     assert!(message.contains("there is no unit \"weeks\"") && message.contains("10Msamples"), "{message}");
 }

@@ -18,3 +18,4 @@ mod pretrained; // a small model to fine-tune
 mod resume; // killed and resumed equals uninterrupted
 mod skip; // steps that are not finite
 mod sweep; // several configurations, and the Pareto page
+mod watching; // event files, Prometheus text, and a run in the terminal

@@ -19,7 +19,16 @@ fn records(run: &Path) -> Vec<serde_json::Value> {
     let timeless = |line: &str| {
         let mut record: serde_json::Value = serde_json::from_str(line).unwrap();
         let fields = record.as_object_mut().unwrap();
-        for name in ["samples_per_s", "tokens_per_s", "wait_share", "elapsed_s"] {
+        let clock = [
+            "samples_per_s",
+            "tokens_per_s",
+            "model_tflops",
+            "wait_share",
+            "remaining_s",
+            "elapsed_s",
+            "time",
+        ];
+        for name in clock {
             fields.shift_remove(name);
         }
         record
