@@ -110,13 +110,13 @@ impl MetricsWriter {
     /// Opens `path` for appending after removing every record beyond `step`, a torn last line included.
     ///
     /// A run resumed from a checkpoint repeats the steps after it; this is what keeps any step from appearing
-    /// twice.
+    /// twice. The other lines stay as they are, byte for byte.
     pub fn resume(path: &Path, step: u64) -> Result<MetricsWriter, Error> {
-        let records = if path.exists() { read(path)? } else { Vec::new() };
+        let lines = if path.exists() { read_lines(path)? } else { Vec::new() };
         let io = |source| Error::Write { path: path.to_owned(), source };
         loader::atomic::write_file(path, |out| {
-            for record in records.iter().filter(|record| record.step() <= step) {
-                serde_json::to_writer(&mut *out, record)?;
+            for (line, _) in lines.iter().filter(|(_, record)| record.step() <= step) {
+                out.write_all(line.as_bytes())?;
                 out.write_all(b"\n")?;
             }
             Ok(())
@@ -141,14 +141,20 @@ impl MetricsWriter {
 
 /// Reads all records of a `metrics.jsonl`. A torn last line, left by a killed run, is ignored.
 pub fn read(path: &Path) -> Result<Vec<Record>, Error> {
+    Ok(read_lines(path)?.into_iter().map(|(_, record)| record).collect())
+}
+
+/// The records with the lines that they stand in.
+fn read_lines(path: &Path) -> Result<Vec<(String, Record)>, Error> {
     let io = |source| Error::Read { path: path.to_owned(), source };
     let lines =
         BufReader::new(File::open(path).map_err(io)?).lines().collect::<Result<Vec<_>, _>>().map_err(io)?;
     let mut records = Vec::with_capacity(lines.len());
-    for (index, line) in lines.iter().enumerate() {
-        match serde_json::from_str(line) {
-            Ok(record) => records.push(record),
-            Err(_) if index + 1 == lines.len() => {}
+    let count = lines.len();
+    for (index, line) in lines.into_iter().enumerate() {
+        match serde_json::from_str(&line) {
+            Ok(record) => records.push((line, record)),
+            Err(_) if index + 1 == count => {}
             Err(source) => {
                 return Err(Error::MetricsLine { path: path.to_owned(), line: index + 1, source });
             }
