@@ -275,8 +275,6 @@ fn what_stays_damaged_or_missing_is_an_error_that_names_it() {
         let mut loader = Loader::start(there, &config(), 0, 1, 0, 50).unwrap();
         let said = loader.find_map(Result::err).unwrap().to_string();
         assert!(loader.next().is_none());
-        let left = sizes(cache.path()).into_keys().filter(|name| name.ends_with(".part"));
-        assert_eq!(left.count(), 0);
         said
     };
     let said = first_error(|name, _| if name.contains("-00005-") { Fault::Flip } else { Fault::None });
