@@ -386,7 +386,7 @@ impl Run {
     fn evaluate(&mut self, progress: &Progress) -> Result<(), Error> {
         let config = self.config.held_out_config();
         let evaluation = eval::evaluate(&self.model, &self.corpus, &config, self.device, &self.ranks)?;
-        let unigram_loss = match (self.unigram, &self.metrics) {
+        let unigram_loss = match (self.unigram, &self.journal) {
             (Some(known), _) => known,
             (None, None) => 0.0,
             (None, Some(_)) => {
