@@ -218,7 +218,7 @@ fn bounds(values: impl Iterator<Item = f64> + Clone) -> [f64; 2] {
     let high = finite.fold(f64::NEG_INFINITY, f64::max);
     match high - low {
         apart if apart > 0.0 => [low, high],
-        same if same == 0.0 => [low - 0.5 * low.abs().max(1e-9), high + 0.5 * high.abs().max(1e-9)],
+        0.0 => [low - 0.5 * low.abs().max(1e-9), high + 0.5 * high.abs().max(1e-9)],
         _ => [0.0, 1.0],
     }
 }
