@@ -11,6 +11,9 @@ use super::format::ARROW_MAGIC;
 use super::table::{Progress, Table, Wanted, guarded};
 use super::{Source, Unpacked};
 use crate::error::Error;
+use messages::Messages;
+
+mod messages;
 
 /// Everything in a file begins at a multiple of this.
 const FRAME_BYTES: usize = 8;
@@ -32,7 +35,7 @@ pub(super) fn open<R: Unpacked + 'static>(
         skip_frame(&mut stream).map_err(|error| failed(error.into()))?;
     }
     let tail = Tail { stream, last: [0; END.len()] };
-    let stream = guarded(|| StreamReader::try_new(tail, None)).map_err(failed)?;
+    let stream = guarded(|| StreamReader::try_new(Messages::new(tail), None)).map_err(failed)?;
     let wanted = Wanted::find(&stream.schema(), path, text_field)?;
     Ok(Box::new(Table::new(path, wanted, Batches { stream, is_file, ended: false }, 0)))
 }
@@ -50,7 +53,7 @@ fn skip_frame(file: &mut impl BufRead) -> io::Result<()> {
 
 /// Batches of rows, to an end that is marked as one.
 struct Batches<R: Unpacked> {
-    stream: StreamReader<Tail<R>>,
+    stream: StreamReader<Messages<Tail<R>>>,
     is_file: bool,
     ended: bool,
 }
@@ -58,7 +61,7 @@ struct Batches<R: Unpacked> {
 impl<R: Unpacked> Batches<R> {
     /// A table that was cut between two batches looks like a whole one, but for what ends it.
     fn check_end(&mut self) -> Result<(), ArrowError> {
-        let tail = self.stream.get_mut();
+        let tail = self.stream.get_mut().inner_mut();
         if tail.last != END {
             return Err(ArrowError::IpcError("it ends without the mark of its end: it was cut".to_owned()));
         }
@@ -90,7 +93,7 @@ impl<R: Unpacked> Iterator for Batches<R> {
 
 impl<R: Unpacked> Progress for Batches<R> {
     fn position(&self, _: u64) -> u64 {
-        self.stream.get_ref().stream.position()
+        self.stream.get_ref().inner().stream.position()
     }
 }
 
@@ -167,6 +170,28 @@ mod tests {
             for is_file in [true, false] {
                 assert_eq!(read(packed(column.clone(), is_file)).unwrap(), [TEXTS, TEXTS].concat());
             }
+        }
+    }
+
+    #[test]
+    fn a_buffer_that_claims_more_than_it_can_hold_is_refused_before_memory_is_asked_for() {
+        use arrow::ipc::CompressionType;
+        use arrow::ipc::writer::IpcWriteOptions;
+        for codec in [CompressionType::LZ4_FRAME, CompressionType::ZSTD] {
+            let text = "the same again ".repeat(100);
+            let batch = table(Arc::new(StringArray::from(vec![&*text; 4])));
+            let options = IpcWriteOptions::default().try_with_compression(Some(codec)).unwrap();
+            let mut writer =
+                StreamWriter::try_new_with_options(Vec::new(), &batch.schema(), options).unwrap();
+            writer.write(&batch).unwrap();
+            let mut bytes = writer.into_inner().unwrap();
+            assert_eq!(read(bytes.clone()).unwrap(), vec![text; 4]);
+            // What the buffer of the texts, the last, says it unpacks to.
+            let claim = (4 * 1500i64).to_le_bytes();
+            let at = bytes.windows(8).rposition(|window| window == claim).unwrap();
+            bytes[at..at + 8].copy_from_slice(&(1i64 << 55).to_le_bytes());
+            let said = format!("{:#}", anyhow::Error::from(read(bytes).unwrap_err()));
+            assert!(said.contains("claims to be 36028797018963968 bytes"), "{said}");
         }
     }
 
