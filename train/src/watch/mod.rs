@@ -185,9 +185,9 @@ pub(crate) mod tests {
         for expected in [
             "first  training",
             "step 50 of 100",
-            "50 s left",
+            "50.0 s left",
             "loss 7.500",
-            "512 k tokens/s",
+            "512.0 k tokens/s",
             "41.6 % MFU",
             "held out",
             "unigram 6.500",
