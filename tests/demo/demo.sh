@@ -6,7 +6,7 @@
 set -eu
 cd "$(dirname "$0")/../.."
 
-bin=target/release
+bin=${CARGO_TARGET_DIR:-target}/release
 # On a busy machine, threads that spin while they wait take the processors from those that work.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 say() { printf '\n== %s\n' "$*"; }

@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, DictionaryArray, LargeStringArray, RecordBatch, StringArray, StringViewArray, UInt32Array};
+use arrow::array::{
+    ArrayRef, DictionaryArray, LargeStringArray, RecordBatch, StringArray, StringViewArray, UInt32Array,
+};
 use arrow::datatypes::Int32Type;
 use arrow::ipc::CompressionType;
 use arrow::ipc::writer::{FileWriter, IpcWriteOptions, StreamWriter};
@@ -33,13 +35,16 @@ fn packed(choices: &mut Choices<'_>, texts: &[Option<String>]) -> Vec<u8> {
     let (is_file, step) = (choices.below(2) == 1, 1 + choices.below(8));
     // A file may have one dictionary only, so that table goes as a whole.
     let step = if is_file { texts.len().max(1) } else { step };
-    let batches = (0..texts.len()).step_by(step).map(|start| table.slice(start, step.min(texts.len() - start)));
+    let batches =
+        (0..texts.len()).step_by(step).map(|start| table.slice(start, step.min(texts.len() - start)));
     if is_file {
-        let mut writer = FileWriter::try_new_with_options(Vec::new(), &table.schema(), options).expect("a table");
+        let mut writer =
+            FileWriter::try_new_with_options(Vec::new(), &table.schema(), options).expect("a table");
         batches.for_each(|batch| writer.write(&batch).expect("memory takes everything"));
         return writer.into_inner().expect("memory takes everything");
     }
-    let mut writer = StreamWriter::try_new_with_options(Vec::new(), &table.schema(), options).expect("a table");
+    let mut writer =
+        StreamWriter::try_new_with_options(Vec::new(), &table.schema(), options).expect("a table");
     batches.for_each(|batch| writer.write(&batch).expect("memory takes everything"));
     writer.into_inner().expect("memory takes everything")
 }
@@ -52,19 +57,5 @@ fuzz_target!(|bytes: &[u8]| {
         let _ = rows([start, choices.0].concat());
         return;
     }
-    let mut how = Choices(choices.0.get(..32).unwrap_or_default());
-    choices.0 = choices.0.get(32..).unwrap_or_default();
-    let texts = choices.texts();
-    let mut file = packed(&mut how, &texts);
-    match mode {
-        1 => {
-            let found: Vec<_> = rows(file).expect("it is whole").into_iter().map(|(_, text)| text).collect();
-            assert_eq!(found, texts);
-        }
-        2 => assert!(rows(file[..how.below(file.len())].to_vec()).is_err(), "a cut table was read to its end"),
-        _ => {
-            how.damage(&mut file);
-            let _ = rows(file);
-        }
-    }
+    choices.read_table(mode, packed);
 });

@@ -34,7 +34,9 @@ fn expected(line: &[u8]) -> Option<[Option<String>; 3]> {
     json.end().ok()?;
     let mut fields = [None, None, None];
     for (name, value) in &pairs {
-        let Some(field) = ["text", "url", "timestamp"].iter().position(|wanted| wanted == name) else { continue };
+        let Some(field) = ["text", "url", "timestamp"].iter().position(|wanted| wanted == name) else {
+            continue;
+        };
         // What is in an array or an object is passed over.
         let nested = value.get().starts_with(['[', '{']);
         let value = if nested { Value::Null } else { serde_json::from_str(value.get()).ok()? };
@@ -47,7 +49,8 @@ fuzz_target!(|line: &[u8]| {
     let mut unescaped = String::from("left from the row before");
     let found = parse_line(line, &mut unescaped, 7, "text");
     let found = found.map(|document| {
-        [Some(document.text), document.url, document.timestamp].map(|field| field.map(|text| text.into_owned()))
+        [Some(document.text), document.url, document.timestamp]
+            .map(|field| field.map(|text| text.into_owned()))
     });
     assert_eq!(found.as_ref().ok(), expected(line).as_ref(), "{found:?}");
 });

@@ -47,7 +47,10 @@ fuzz_target!(|bytes: &[u8]| {
             let found = rows(file[..end].to_vec());
             // A cut between two frames, of which one that is passed over is one too, cannot be seen.
             if let (Ok(found), Ok(expected)) = (found, expected) {
-                assert!((frames > 1 || skipped) && found.len() <= expected.len(), "cut to {end} bytes it still has {found:?}");
+                assert!(
+                    (frames > 1 || skipped) && found.len() <= expected.len(),
+                    "cut to {end} bytes it still has {found:?}"
+                );
             }
         }
         _ => {

@@ -49,4 +49,27 @@ impl Choices<'_> {
         let texts = self.0.split(|&byte| byte == b'\n');
         texts.map(|text| (text != [0]).then(|| String::from_utf8_lossy(text).into_owned())).collect()
     }
+
+    /// Has `packed` make a table file of the rest, and reads it: whole (`mode` 1, every text must come back), cut (2, which must
+    /// be an error), or damaged (which must end, and no more).
+    pub fn read_table(self, mode: usize, packed: impl Fn(&mut Choices<'_>, &[Option<String>]) -> Vec<u8>) {
+        let (how, rest) = self.0.split_at(self.0.len().min(32));
+        let (mut how, texts) = (Choices(how), Choices(rest).texts());
+        let mut file = packed(&mut how, &texts);
+        match mode {
+            1 => {
+                let found: Vec<_> =
+                    rows(file).expect("it is whole").into_iter().map(|(_, text)| text).collect();
+                assert_eq!(found, texts);
+            }
+            2 => assert!(
+                rows(file[..how.below(file.len())].to_vec()).is_err(),
+                "a cut table was read to its end"
+            ),
+            _ => {
+                how.damage(&mut file);
+                let _ = rows(file);
+            }
+        }
+    }
 }
