@@ -1,8 +1,8 @@
 //! The fused path against the reference path in float64, on a CUDA card. Elsewhere there is nothing to test, and a line says so.
 //!
-//! Both compute from the same parameters and batch. In any gradient the fused path may be off by twice what the reference path
-//! is in the same type, bf16; and, where weights are as large as a fresh model's, by 1.5 %. An error of 0.2 % is rounding,
-//! whatever the reference path's is.
+//! Both compute from the same parameters and batch. In any gradient the fused path may be off by 1.8 times what the
+//! reference path is in the same type, bf16; and, where weights are as large as a fresh model's, by 1.5 %, or by a tenth more
+//! than the reference path where that is further off by itself. An error of 0.2 % is rounding, whatever the reference path's is.
 
 mod golden;
 
@@ -21,8 +21,15 @@ const LIMIT: f64 = 1.5e-2;
 /// What rounding to bf16 costs: half of the distance between two neighbours.
 const ROUNDING: f64 = 2e-3;
 
-/// What is granted to a gradient of fewer than eight numbers.
-const A_FEW_NUMBERS: f64 = 5e-2;
+/// What is granted to a gradient of fewer than eight numbers: twice the largest error of the reference path's that was seen.
+const A_FEW_NUMBERS: f64 = 6e-2;
+
+/// How much further off than the reference path's a gradient of the fused path may be. It is above all that was seen in 2,643
+/// gradients of an H200: 1.47 for five texts, 1.36 for the masked language model.
+const FURTHER: f64 = 1.8;
+
+/// The same for models whose gradients are held to [`LIMIT`], where the reference path itself exceeds that.
+const FURTHER_AT_THE_LIMIT: f64 = 1.1;
 
 /// Gradients smaller than this share of all gradients are measured against that share: the keys' bias has a gradient of zero,
 /// and so have queries and keys of a single token, up to the rounding of float32 sums.
@@ -172,10 +179,8 @@ fn compare(
             let granted = if exact.numel() < 8 { granted.max(A_FEW_NUMBERS) } else { granted };
             // A gradient below the floor is rounding and nothing else: of the reference path's it may be all gone.
             let granted = if norm(exact) < scale { granted.max(LIMIT) } else { granted };
-            // The limit and the factor of two are for parameters as a whole. Their parts are held to the reference path's
-            // errors more loosely: keys of full-precision models were seen at 2.05 times that.
-            let (limit, factor) = if name.ends_with(')') { (f64::INFINITY, 3.0) } else { (limit, 2.0) };
-            let allowed = (factor * by_reference).max(granted).min(limit);
+            let limit = limit.max(FURTHER_AT_THE_LIMIT * by_reference);
+            let allowed = (FURTHER * by_reference).max(granted).min(limit);
             if by_fused > allowed {
                 wrong.push(format!("{name}: {by_fused:.2e}, reference path {by_reference:.2e}"));
             }

@@ -17,6 +17,9 @@ const SHORT_KEYS: i64 = 128;
 const SHORT_SHARED: u32 = 106_496;
 const LONG_SHARED: u32 = 172_032;
 
+/// What CUDA allows a grid to have in its second and third direction.
+const MOST_SEQUENCES: i64 = 65_535;
+
 arguments!(AttentionForward {
     qkv: Read,
     out: Write,
@@ -94,6 +97,13 @@ impl Kernels {
         slopes: &Tensor,
         dropout: Dropout,
     ) -> Result<Attended, Error> {
+        if sequences.count > MOST_SEQUENCES {
+            let reason = format!(
+                "a micro-batch has {} sequences, and attention takes at most {MOST_SEQUENCES}: make train.micro_batch_tokens smaller",
+                sequences.count
+            );
+            return Err(Error::Fused { reason });
+        }
         let (tokens, heads) = (rows(qkv), rows(slopes));
         let out = empty_like(qkv, [tokens, heads * HEAD_SIZE], Kind::BFloat16); // [T, H·K]
         let lost = empty_like(qkv, [tokens, heads * HEAD_SIZE], Kind::Int8); // [T, H·K]
