@@ -286,30 +286,6 @@ impl Assembler {
         Ok(masked.chosen as u64)
     }
 
-    /// Looks up where samples lie: `places` and the running sum of their lengths, which starts with zero.
-    fn look_up(
-        &self,
-        ids: &[SampleId],
-        places: &mut Vec<samples::Place>,
-        ends: &mut Vec<u64>,
-    ) -> Result<(), Error> {
-        places.clear();
-        ends.clear();
-        let mut end = 0;
-        ends.push(end);
-        ids.iter().take(AHEAD).for_each(|id| self.samples.prefetch_place(id.sample));
-        for (at, id) in ids.iter().enumerate() {
-            if let Some(later) = ids.get(at + AHEAD) {
-                self.samples.prefetch_place(later.sample);
-            }
-            let place = self.samples.place(id.sample)?;
-            end += place.len() as u64;
-            places.push(place);
-            ends.push(end);
-        }
-        Ok(())
-    }
-
     /// Calls `each` for the samples in order, whose texts are fetched ahead.
     fn for_each(
         &self,
@@ -416,7 +392,13 @@ impl StepBuilder {
         let Scratch { place, ids, places, ends, ranks, cuts } = scratch;
         let epoch = self.plan.samples_from(place, step, ids);
         assembler.samples.hold(ids.iter().map(|id| id.sample))?;
-        assembler.look_up(ids, places, ends)?;
+        assembler.samples.look_up(ids.iter().map(|id| id.sample), places)?;
+        ends.clear();
+        ends.push(0);
+        ends.extend(places.iter().scan(0, |end, place| {
+            *end += place.len() as u64;
+            Some(*end)
+        }));
         cut_ranks(ends, self.world_size, ranks);
         let budget = assembler.micro_batch_tokens as u64;
         // As many on every rank, as far as their samples allow: ranks wait for each other.

@@ -37,7 +37,7 @@ impl Hand {
     ///
     /// # Errors
     /// Why it cannot be had.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn shard(&self, number: usize) -> Result<&Shard, Error> {
         match &self.corpus.shards()[number] {
             ShardAt::Here(shard) => Ok(shard),
@@ -57,6 +57,7 @@ impl Hand {
         Ok(())
     }
 
+    #[inline(never)]
     fn stored(&self, number: usize, object: usize) -> Result<&Shard, Error> {
         if self.held[number].get().is_none() {
             self.take(number, object)?;

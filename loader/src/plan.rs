@@ -48,12 +48,32 @@ struct Source {
     shuffle: Shuffle,
 }
 
+impl Source {
+    /// Appends the next `count` samples at a place; goes to the place behind them.
+    fn take(&self, place: &mut shuffle::Place, count: usize, ids: &mut Vec<SampleId>) {
+        self.shuffle
+            .take(place, count, |epoch, sample| ids.push(SampleId { epoch, sample: self.first + sample }));
+    }
+}
+
 /// A place in the order, and the windows of the shuffle that it lies in. Whatever stands there changes no result; going on
 /// where the last batch ended is faster.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Place {
     mixture: mixture::Place,
     sources: Vec<shuffle::Place>,
+    scratch: Scratch,
+}
+
+/// What mixing works with, kept for its memory.
+#[derive(Clone, Debug, Default)]
+struct Scratch {
+    /// The source of each sample.
+    turns: Vec<usize>,
+    /// The samples of the first source, then those of the second, and so on.
+    taken: Vec<SampleId>,
+    /// For each source where its next sample stands.
+    next: Vec<usize>,
 }
 
 impl Plan {
@@ -129,13 +149,29 @@ impl Plan {
     /// the epoch.
     pub(crate) fn samples_from(&self, place: &mut Place, step: u64, ids: &mut Vec<SampleId>) -> u64 {
         let epoch = self.seek(place, step);
+        let len = self.sizes.len(step);
         ids.clear();
-        for _ in 0..self.sizes.len(step) {
-            let number = self.mixture.next(&mut place.mixture);
-            let source = &self.sources[number];
-            let (epoch, sample) = source.shuffle.next(&mut place.sources[number]);
-            ids.push(SampleId { epoch, sample: source.first + sample });
+        let Place { mixture, sources, scratch: Scratch { turns, taken, next } } = place;
+        if let ([source], [place]) = (&self.sources[..], &mut sources[..]) {
+            source.take(place, len, ids);
+            return epoch;
         }
+        // Many samples of a source cost less than one at a time, so their turns are decided first.
+        next.clear();
+        next.resize(self.sources.len(), 0);
+        turns.clear();
+        turns.extend((0..len).map(|_| self.mixture.next(mixture)));
+        turns.iter().for_each(|number| next[*number] += 1);
+        taken.clear();
+        for ((source, place), next) in self.sources.iter().zip(sources).zip(&mut *next) {
+            let count = std::mem::replace(next, taken.len());
+            source.take(place, count, taken);
+        }
+        ids.extend(turns.iter().map(|number| {
+            let at = next[*number];
+            next[*number] += 1;
+            taken[at]
+        }));
         epoch
     }
 

@@ -9,6 +9,9 @@ use std::ops::Range;
 use crate::permutation::Permutation;
 use crate::philox::{Key, Purpose};
 
+/// Samples whose places are shuffled at a time.
+const TOGETHER: usize = 256;
+
 /// The order of a part over all epochs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Shuffle {
@@ -55,25 +58,27 @@ impl Shuffle {
         place.position = (position % u128::from(self.samples)) as u64;
     }
 
-    /// Epoch and number of the sample at a place; goes to the next place.
-    #[inline]
-    pub(crate) fn next(&self, place: &mut Place) -> (u64, u64) {
-        if place.position == self.samples {
-            (place.epoch, place.position) = (place.epoch + 1, 0);
+    /// Calls `each` with epoch and number of the next `count` samples at a place; goes to the place behind them.
+    pub(crate) fn take(&self, place: &mut Place, count: usize, mut each: impl FnMut(u64, u64)) {
+        let mut left = count as u64;
+        while left > 0 {
+            if place.position == self.samples {
+                (place.epoch, place.position) = (place.epoch + 1, 0);
+            }
+            let Place { epoch, position, window } = place;
+            let window = match window {
+                Some(window) if window.epoch == *epoch && window.positions.contains(position) => window,
+                other => {
+                    // The memory of the window before serves again.
+                    let blocks = other.take().map(|window| window.blocks).unwrap_or_default();
+                    other.insert(EpochOrder::new(self, *epoch).window_at(*position, blocks))
+                }
+            };
+            let end = window.positions.end.min(*position + left);
+            window.samples(*position..end, self.block, |sample| each(*epoch, sample));
+            left -= end - *position;
+            *position = end;
         }
-        let window = match &mut place.window {
-            Some(window) if window.epoch == place.epoch && window.positions.contains(&place.position) => {
-                window
-            }
-            other => {
-                // The memory of the window before serves again.
-                let blocks = other.take().map(|window| window.blocks).unwrap_or_default();
-                other.insert(EpochOrder::new(self, place.epoch).window_at(place.position, blocks))
-            }
-        };
-        let sample = window.sample(place.position, self.block);
-        place.position += 1;
-        (place.epoch, sample)
     }
 }
 
@@ -104,13 +109,20 @@ struct Window {
 }
 
 impl Window {
-    /// The sample at a position of the epoch, which lies in the window.
-    #[inline]
-    fn sample(&self, position: u64, block: u64) -> u64 {
-        let shuffled = self.within.apply(position - self.positions.start);
-        // Places after the short block are moved up, as if it were full.
-        let slot = shuffled + if shuffled >= self.short_end { self.missing } else { 0 };
-        self.blocks[(slot / block) as usize] * block + slot % block
+    /// Calls `each` with the samples at some positions of the epoch, which lie in the window.
+    fn samples(&self, positions: Range<u64>, block: u64, mut each: impl FnMut(u64)) {
+        let mut slots = [0; TOGETHER];
+        for first in positions.clone().step_by(TOGETHER) {
+            let count = (positions.end - first).min(TOGETHER as u64) as usize;
+            let slots = &mut slots[..count];
+            slots.iter_mut().zip(first - self.positions.start..).for_each(|(slot, at)| *slot = at);
+            self.within.apply_to(slots);
+            for slot in slots {
+                // Places after the short block are moved up, as if it were full.
+                let slot = *slot + if *slot >= self.short_end { self.missing } else { 0 };
+                each(self.blocks[(slot / block) as usize] * block + slot % block);
+            }
+        }
     }
 }
 

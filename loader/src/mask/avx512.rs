@@ -59,28 +59,48 @@ impl Avx512 {
 
 /// A stored token id.
 pub(super) trait Token: Copy {
-    /// Those of 16 tokens that have a bit, one in each 32 bits; zeros for the others.
+    /// Sixteen of them, one in each 32 bits.
     ///
     /// # Safety
-    /// The processor has AVX-512 F, BW and VL, and `from` has as many tokens as the uppermost bit says.
-    unsafe fn load(from: &[Self], live: u16) -> __m512i;
+    /// The processor has AVX-512 F, BW and VL.
+    unsafe fn load(from: &[Self; GROUP]) -> __m512i;
+
+    /// Up to sixteen of them, zeros behind.
+    ///
+    /// # Safety
+    /// As above.
+    unsafe fn load_some(from: &[Self]) -> __m512i;
 }
 
 impl Token for u16 {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     #[inline]
-    unsafe fn load(from: &[Self], live: u16) -> __m512i {
-        // SAFETY: nothing is read where a bit is missing, and the caller promises the rest.
-        _mm512_cvtepu16_epi32(unsafe { _mm256_maskz_loadu_epi16(live, from.as_ptr().cast()) })
+    unsafe fn load(from: &[Self; GROUP]) -> __m512i {
+        // SAFETY: reads the 32 bytes of the array; the instruction asks for no alignment.
+        _mm512_cvtepu16_epi32(unsafe { _mm256_loadu_si256(from.as_ptr().cast()) })
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    #[inline]
+    unsafe fn load_some(from: &[Self]) -> __m512i {
+        // SAFETY: nothing is read where a bit is missing, and there are no more bits than tokens.
+        _mm512_cvtepu16_epi32(unsafe { _mm256_maskz_loadu_epi16(live(from.len()), from.as_ptr().cast()) })
     }
 }
 
 impl Token for u32 {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     #[inline]
-    unsafe fn load(from: &[Self], live: u16) -> __m512i {
-        // SAFETY: as above.
-        unsafe { _mm512_maskz_loadu_epi32(live, from.as_ptr().cast()) }
+    unsafe fn load(from: &[Self; GROUP]) -> __m512i {
+        // SAFETY: reads the 64 bytes of the array; the instruction asks for no alignment.
+        unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    #[inline]
+    unsafe fn load_some(from: &[Self]) -> __m512i {
+        // SAFETY: nothing is read where a bit is missing, and there are no more bits than tokens.
+        unsafe { _mm512_maskz_loadu_epi32(live(from.len()), from.as_ptr().cast()) }
     }
 }
 
@@ -99,27 +119,32 @@ fn mask<T: Token>(
     let mut out = Choices { positions: &mut positions[..len], labels: &mut labels[..len], count: 0 };
     let mut choice = Choice::new(rule, draw);
     let mut drawn = Drawn::new();
-    let mask = set1(rule.mask as i32);
     let mut places = {
         let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
         _mm512_add_epi32(lanes, set1(first as i32))
     };
     for (turn, (text, ids)) in (0..).zip(text.chunks(TURN).zip(ids[..len].chunks_mut(TURN))) {
         drawn.draw(keys, draw, counter, turn, text.len());
-        for ((text, ids), group) in text.chunks(GROUP).zip(ids.chunks_mut(GROUP)).zip(0..) {
-            let live = live(text.len());
-            let words = drawn.words[group];
-            // SAFETY: this function is compiled for the features, and `live` has a bit for each token of `text`.
-            let tokens = unsafe { T::load(text, live) };
-            let chosen = choice.of(tokens, words, live);
-            let to_mask = _mm512_mask_cmple_epi32_mask(chosen, words, choice.mask_last);
-            let to_change = _mm512_mask_cmple_epi32_mask(chosen, words, choice.random_last);
-            let seen = _mm512_mask_mov_epi32(tokens, to_change, drawn.replacements[group]);
-            let seen = _mm512_mask_mov_epi32(seen, to_mask, mask);
-            // SAFETY: nothing is written where a bit is missing, and `ids` is as long as `text`.
-            unsafe { _mm512_mask_storeu_epi32(ids.as_mut_ptr(), live, seen) };
+        // Whole groups by themselves: masks for what is missing would cost as much as the rest.
+        let (text, tail) = text.as_chunks::<GROUP>();
+        let (ids, tail_ids) = ids.as_chunks_mut::<GROUP>();
+        for ((text, ids), drawn) in text.iter().zip(ids).zip(&drawn.groups) {
+            // SAFETY: this function is compiled for the features.
+            let tokens = unsafe { T::load(text) };
+            let (chosen, seen) = choice.see(tokens, drawn, !0);
+            // SAFETY: writes the 64 bytes of the array; the instruction asks for no alignment.
+            unsafe { _mm512_storeu_si512(ids.as_mut_ptr().cast(), seen) };
             out.append(chosen, places, tokens);
             places = _mm512_add_epi32(places, set1(GROUP as i32));
+        }
+        if !tail.is_empty() {
+            // SAFETY: this function is compiled for the features.
+            let tokens = unsafe { T::load_some(tail) };
+            let live = live(tail.len());
+            let (chosen, seen) = choice.see(tokens, &drawn.groups[text.len()], live);
+            // SAFETY: nothing is written where a bit is missing, and `tail_ids` is as long as `tail`.
+            unsafe { _mm512_mask_storeu_epi32(tail_ids.as_mut_ptr(), live, seen) };
+            out.append(chosen, places, tokens);
         }
     }
     Masked { chosen: out.count, largest: choice.largest() }
@@ -132,25 +157,30 @@ fn count<T: Token>(keys: &Keys, rule: &Rule, draw: &Draw, counter: [u32; 3], tex
     let mut chosen = 0;
     for (turn, text) in (0..).zip(text.chunks(TURN)) {
         drawn.draw(keys, draw, counter, turn, text.len());
-        for (text, words) in text.chunks(GROUP).zip(drawn.words) {
-            let live = live(text.len());
-            // SAFETY: as in `mask`.
-            let tokens = unsafe { T::load(text, live) };
-            chosen += choice.of(tokens, words, live).count_ones() as usize;
+        let (text, tail) = text.as_chunks::<GROUP>();
+        for (text, drawn) in text.iter().zip(&drawn.groups) {
+            // SAFETY: this function is compiled for the features.
+            let tokens = unsafe { T::load(text) };
+            chosen += choice.of(tokens, drawn.words, !0).count_ones();
+        }
+        if !tail.is_empty() {
+            // SAFETY: this function is compiled for the features.
+            let tokens = unsafe { T::load_some(tail) };
+            chosen += choice.of(tokens, drawn.groups[text.len()].words, live(tail.len())).count_ones();
         }
     }
-    Masked { chosen, largest: choice.largest() }
+    Masked { chosen: chosen as usize, largest: choice.largest() }
 }
 
 /// A bit for each of up to 16 tokens.
 #[inline(always)]
 fn live(tokens: usize) -> u16 {
-    // So written, the compiler sees that whole groups need no mask.
-    if tokens >= GROUP { !0 } else { (1 << tokens) - 1 }
+    ((1u32 << tokens) - 1) as u16
 }
 
 /// Which tokens are chosen.
 struct Choice {
+    mask: __m512i,
     mask_last: __m512i,
     random_last: __m512i,
     chosen_last: __m512i,
@@ -169,6 +199,7 @@ impl Choice {
         let [a, b, c, d, e] = rule.special.map(|id| id as i32);
         let (lowest, span) = rule.special_span();
         Self {
+            mask: set1(rule.mask as i32),
             mask_last: set1(draw.mask_last),
             random_last: set1(draw.random_last),
             chosen_last: set1(draw.chosen_last),
@@ -194,6 +225,18 @@ impl Choice {
         chosen
     }
 
+    /// A bit for each token, of those with a bit in `live`, that is to be predicted, and what the model sees.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn see(&mut self, tokens: __m512i, drawn: &Group, live: u16) -> (u16, __m512i) {
+        let words = drawn.words;
+        let chosen = self.of(tokens, words, live);
+        let to_mask = _mm512_mask_cmple_epi32_mask(chosen, words, self.mask_last);
+        let to_change = _mm512_mask_cmple_epi32_mask(chosen, words, self.random_last);
+        let seen = _mm512_mask_mov_epi32(tokens, to_change, drawn.replacements);
+        (chosen, _mm512_mask_mov_epi32(seen, to_mask, self.mask))
+    }
+
     #[target_feature(enable = "avx512f")]
     #[inline]
     fn largest(&self) -> u32 {
@@ -217,32 +260,46 @@ impl Choices<'_> {
         let labels = _mm512_maskz_compress_epi32(chosen, tokens);
         let (start, count) = (self.count, chosen.count_ones() as usize);
         self.count += count;
-        // Sixteen numbers are written where there is room for them; those past the count are overwritten by the next.
-        let written =
-            if start + GROUP <= self.labels.len().min(self.positions.len()) { GROUP } else { count };
-        let (to_places, to_labels) =
-            (&mut self.positions[start..start + written], &mut self.labels[start..start + written]);
-        // SAFETY: writes as many numbers as the slices have.
-        unsafe {
-            _mm512_mask_storeu_epi32(to_places.as_mut_ptr(), live(written), places);
-            _mm512_mask_storeu_epi32(to_labels.as_mut_ptr(), live(written), labels);
+        let to_places = self.positions.get_mut(start..).and_then(|rest| rest.first_chunk_mut::<GROUP>());
+        let to_labels = self.labels.get_mut(start..).and_then(|rest| rest.first_chunk_mut::<GROUP>());
+        if let (Some(to_places), Some(to_labels)) = (to_places, to_labels) {
+            // Sixteen numbers are written, and those past the count are overwritten by the next.
+            // SAFETY: writes the 64 bytes of each array; the instruction asks for no alignment.
+            unsafe {
+                _mm512_storeu_si512(to_places.as_mut_ptr().cast(), places);
+                _mm512_storeu_si512(to_labels.as_mut_ptr().cast(), labels);
+            }
+        } else {
+            let (to_places, to_labels) =
+                (&mut self.positions[start..self.count], &mut self.labels[start..self.count]);
+            // SAFETY: writes as many numbers as the slices have.
+            unsafe {
+                _mm512_mask_storeu_epi32(to_places.as_mut_ptr(), live(count), places);
+                _mm512_mask_storeu_epi32(to_labels.as_mut_ptr(), live(count), labels);
+            }
         }
     }
 }
 
 /// What chance says of the tokens of a turn.
 struct Drawn {
-    words: [__m512i; GROUPS],
+    groups: [Group; GROUPS],
+}
+
+/// What it says of a group.
+#[derive(Clone, Copy)]
+struct Group {
+    words: __m512i,
     /// The token that each word stands for, if it is one of those that stand for one.
-    replacements: [__m512i; GROUPS],
+    replacements: __m512i,
 }
 
 impl Drawn {
     #[target_feature(enable = "avx512f")]
     #[inline]
     fn new() -> Self {
-        let zeros = [_mm512_setzero_si512(); GROUPS];
-        Self { words: zeros, replacements: zeros }
+        let zeros = _mm512_setzero_si512();
+        Self { groups: [Group { words: zeros, replacements: zeros }; GROUPS] }
     }
 
     /// Draws for the first `tokens` tokens of a turn, at least.
@@ -264,16 +321,13 @@ impl Drawn {
         let before_first = set1(draw.mask_last.wrapping_add(1));
         let (scale, shift) = (_mm512_set1_epi64(draw.scale.into()), _mm512_set1_epi64(draw.shift.into()));
         let pairs = words::<N>(keys, counter, block).into_iter().flat_map(|[a, b, c, d]| [[a, b], [c, d]]);
-        for ((to_words, to_replacements), [a, b]) in
-            self.words.iter_mut().zip(&mut self.replacements).zip(pairs)
-        {
+        for (group, [a, b]) in self.groups.iter_mut().zip(pairs) {
             // As `Draw::replacement` does.
             let replacement = |words| {
                 let index = _mm512_sub_epi32(words, before_first);
                 _mm512_srlv_epi64(_mm512_mul_epu32(index, scale), shift)
             };
-            *to_words = narrow(a, b);
-            *to_replacements = narrow(replacement(a), replacement(b));
+            *group = Group { words: narrow(a, b), replacements: narrow(replacement(a), replacement(b)) };
         }
     }
 }

@@ -47,11 +47,12 @@ impl<'a> Offsets<'a> {
         }
     }
 
-    /// The bytes of the number at `index`; none beyond the end.
+    /// The bytes that say where some documents from `first` on begin and end, as far as there are any.
     #[inline]
-    pub(crate) fn bytes_at(&self, index: u64) -> &'a [u8] {
-        let at = usize::try_from(index).ok().and_then(|index| index.checked_mul(8));
-        at.and_then(|at| self.bytes.get(at..)?.get(..8)).unwrap_or_default()
+    pub(crate) fn bytes_of(&self, first: u64, documents: u64) -> &'a [u8] {
+        let start = (first.min(self.documents) * 8) as usize;
+        let end = ((first.saturating_add(documents).min(self.documents) + 1) * 8) as usize;
+        self.bytes.get(start..end).unwrap_or_default()
     }
 
     /// The number at `index`, as it stands in the file.

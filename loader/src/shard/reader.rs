@@ -208,10 +208,10 @@ impl Shard {
         Ok((range.end - range.start) as usize)
     }
 
-    /// Has the processor fetch an offset of a document, without waiting for it.
+    /// Has the processor fetch the offsets of some documents from `first` on, without waiting for them.
     #[inline]
-    pub(crate) fn prefetch(&self, document: u64) {
-        prefetch(Offsets::of(&self.map, &self.header).bytes_at(document));
+    pub(crate) fn prefetch(&self, first: u64, documents: u64) {
+        prefetch(Offsets::of(&self.map, &self.header).bytes_of(first, documents));
     }
 
     /// The tokens of a document, counted from 0.
@@ -223,7 +223,8 @@ impl Shard {
     }
 
     /// The tokens in `range` of all tokens of the shard, which is a part of a document's range.
-    #[inline]
+    // A worker's innermost loop: a result that is handed over through memory would cost as much as what is looked up.
+    #[inline(always)]
     pub(crate) fn tokens_in(&self, range: Range<u64>) -> Result<Tokens<'_>, Error> {
         // Both ends are at most the number of tokens, whose bytes `Layout` has computed without overflow.
         let width = u64::from(self.header.counts.token_bytes);
@@ -233,8 +234,12 @@ impl Shard {
             2 => Some(Tokens::U16(<[u16]>::ref_from_bytes(bytes).ok()?)),
             _ => Some(Tokens::U32(<[u32]>::ref_from_bytes(bytes).ok()?)),
         });
-        borrowed
-            .ok_or_else(|| self.corrupt(HEADER_BYTES, format!("tokens {range:?}"), "aligned tokens".into()))
+        borrowed.ok_or_else(|| self.no_tokens(range))
+    }
+
+    #[cold]
+    fn no_tokens(&self, range: Range<u64>) -> Error {
+        self.corrupt(HEADER_BYTES, format!("tokens {range:?}"), "aligned tokens".into())
     }
 
     /// Reads the whole file and compares it with its checksums, then checks every offset.
