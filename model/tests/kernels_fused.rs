@@ -1,8 +1,8 @@
 //! The fused path against the reference path in float64, on a CUDA card. Elsewhere there is nothing to test, and a line says so.
 //!
-//! Both compute from the same parameters and batch. In any gradient the fused path may be off by 1.8 times what the
+//! Both compute from the same parameters and batch. In any gradient the fused path may be off by twice what the
 //! reference path is in the same type, bf16; and, where weights are as large as a fresh model's, by 1.5 %, or by a tenth more
-//! than the reference path where that is further off by itself. An error of 0.2 % is rounding, whatever the reference path's is.
+//! than the reference path where that is further off by itself. An error of 0.4 % is rounding, whatever the reference path's is.
 
 mod golden;
 
@@ -18,15 +18,15 @@ const CARD: Device = Device::Cuda(0);
 /// The largest relative error of a gradient of a model with weights of a fresh one.
 const LIMIT: f64 = 1.5e-2;
 
-/// What rounding to bf16 costs: half of the distance between two neighbours.
-const ROUNDING: f64 = 2e-3;
+/// What rounding to bf16 may cost twice, by half of the distance between two neighbours each time.
+const ROUNDING: f64 = 4e-3;
 
 /// What is granted to a gradient of fewer than eight numbers: twice the largest error of the reference path's that was seen.
 const A_FEW_NUMBERS: f64 = 6e-2;
 
-/// How much further off than the reference path's a gradient of the fused path may be. It is above all that was seen in 2,643
-/// gradients of an H200: 1.47 for five texts, 1.36 for the masked language model.
-const FURTHER: f64 = 1.8;
+/// How much further off than the reference path's a gradient of the fused path may be. Of 2,643 gradients on an H200 the most, where
+/// the reference path is 0.75 % off or more, was 1.47 for a model of five texts and 1.36 for a masked language model.
+const FURTHER: f64 = 2.0;
 
 /// The same for models whose gradients are held to [`LIMIT`], where the reference path itself exceeds that.
 const FURTHER_AT_THE_LIMIT: f64 = 1.1;
