@@ -1,12 +1,13 @@
 //! Masking with AVX2: the same bits as `portable`, eight tokens at a time.
 //!
-//! First the random words of a turn of tokens are drawn, then the tokens are looked at; the few that become random ones are
-//! put in at the end of the turn.
+//! First what chance says of a turn of tokens is drawn, replacements for all of them included, then the tokens are looked at.
+//! Nothing depends on what was chosen, so there is no branch to guess.
 
 // Calling functions compiled for instructions that not every processor has, and loads and stores of whole vectors.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
 use super::{CHUNK, Draw, Masked, Room, Rule};
 use crate::philox::{Key, LANES, MASK_ROUNDS, MULTIPLIERS};
@@ -15,8 +16,8 @@ use crate::philox::{Key, LANES, MASK_ROUNDS, MULTIPLIERS};
 const TURN: usize = 128;
 const GROUPS: usize = TURN / LANES;
 
-/// The key of each round, one in each 64 bits.
-type Keys = [[u64; 2]; MASK_ROUNDS];
+/// The key of each round in all four 64 bits of a vector, as an instruction takes it from memory.
+type Keys = [[__m256i; 2]; MASK_ROUNDS];
 
 /// Masking under a key on a processor that has the instructions: only [`detect`](Avx2::detect) makes one.
 #[derive(Clone, Debug)]
@@ -31,7 +32,8 @@ impl Avx2 {
             && is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("bmi1")
             && is_x86_feature_detected!("popcnt");
-        found.then(|| Self { keys: key.schedule().map(|keys| keys.map(u64::from)) })
+        // SAFETY: the processor has been found to have AVX2.
+        found.then(|| Self { keys: unsafe { spread(key) } })
     }
 
     /// As [`portable::mask`](super::portable::mask).
@@ -53,6 +55,15 @@ impl Avx2 {
         // SAFETY: as above.
         unsafe { count(&self.keys, rule, draw, counter, text) }
     }
+}
+
+#[target_feature(enable = "avx2")]
+fn spread(key: Key) -> Keys {
+    let mut spread = [[_mm256_setzero_si256(); 2]; MASK_ROUNDS];
+    for (spread, keys) in spread.iter_mut().zip(key.schedule::<MASK_ROUNDS>()) {
+        *spread = keys.map(|key| _mm256_set1_epi64x(key.into()));
+    }
+    spread
 }
 
 /// A stored token id.
@@ -96,32 +107,31 @@ fn mask<T: Token>(
     let Room { ids, positions, labels } = room;
     let mut choice = Choice::new(rule, draw);
     let mut out = Choices { positions: &mut positions[..len], labels: &mut labels[..len], count: 0 };
-    let mut drawn = [_mm256_setzero_si256(); GROUPS];
+    let mut room = [MaybeUninit::uninit(); GROUPS];
+    let mut place = set1(first as i32);
     for (turn, (text, ids)) in (0..).zip(text.chunks(TURN).zip(ids[..len].chunks_mut(TURN))) {
-        draw_words(&mut drawn, keys, counter, turn, text.len());
-        let here = first + turn as usize * TURN;
-        let mut of_turn = Words::new();
+        let drawn = Drawn::of_turn(&mut room, keys, draw, counter, turn, text.len());
         let (text, tail) = text.as_chunks();
         let (whole_ids, tail_ids) = ids.as_chunks_mut();
-        for (group, (text, ids)) in text.iter().zip(whole_ids).enumerate() {
-            let (tokens, chosen) = choice.see(text, drawn[group], ids);
-            of_turn.append(chosen, drawn[group]);
-            out.append(chosen, here + group * LANES, tokens);
+        for ((text, ids), drawn) in text.iter().zip(whole_ids).zip(drawn) {
+            // SAFETY: this function is compiled for AVX2.
+            let tokens = unsafe { T::load(text) };
+            let (chosen, seen) = choice.see(tokens, drawn);
+            store(ids, seen);
+            // SAFETY: no more were chosen than tokens came before these eight, and there is room for as many as tokens.
+            unsafe { out.append(chosen, place, tokens) };
+            place = _mm256_add_epi32(place, set1(LANES as i32));
         }
         if !tail.is_empty() {
-            let (group, words) = (text.len(), drawn[text.len()]);
             let (mut last, mut last_ids) = ([T::default(); LANES], [0; LANES]);
             copy(tail, &mut last);
-            let (tokens, chosen) = choice.see(&last, words, &mut last_ids);
+            // SAFETY: as above.
+            let tokens = unsafe { T::load(&last) };
+            let (chosen, seen) = choice.see(tokens, &drawn[text.len()]);
+            store(&mut last_ids, seen);
             copy(&last_ids[..tail.len()], tail_ids);
-            let chosen = chosen & ((1 << tail.len()) - 1);
-            of_turn.append(chosen, words);
-            out.append(chosen, here + group * LANES, tokens);
+            out.append_last(chosen & ((1 << tail.len()) - 1), place, tokens);
         }
-        let positions = &out.positions[out.count - of_turn.count..out.count];
-        of_turn.for_each_random(draw, |at, word| {
-            ids[positions[at] as usize - here] = draw.replacement(word) as i32;
-        });
     }
     Masked { chosen: out.count, largest: choice.largest() }
 }
@@ -129,23 +139,23 @@ fn mask<T: Token>(
 #[target_feature(enable = "avx2,bmi1,popcnt")]
 fn count<T: Token>(keys: &Keys, rule: &Rule, draw: &Draw, counter: [u32; 3], text: &[T]) -> Masked {
     let mut choice = Choice::new(rule, draw);
-    let mut drawn = [_mm256_setzero_si256(); GROUPS];
     let mut chosen = 0;
+    let mut room = [MaybeUninit::uninit(); GROUPS];
     for (turn, text) in (0..).zip(text.chunks(TURN)) {
-        draw_words(&mut drawn, keys, counter, turn, text.len());
+        let drawn = Drawn::of_turn(&mut room, keys, draw, counter, turn, text.len());
         let (text, tail) = text.as_chunks();
-        for (text, words) in text.iter().zip(drawn) {
+        for (text, drawn) in text.iter().zip(drawn) {
             // SAFETY: this function is compiled for AVX2.
             let tokens = unsafe { T::load(text) };
-            chosen += choice.of(tokens, words).1.count_ones();
+            chosen += LANES as u32 - bits(choice.of(tokens, drawn.words)).count_ones();
         }
         if !tail.is_empty() {
             let mut last = [T::default(); LANES];
             copy(tail, &mut last);
             // SAFETY: as above.
             let tokens = unsafe { T::load(&last) };
-            let of_last = choice.of(tokens, drawn[text.len()]).1;
-            chosen += (of_last & ((1 << tail.len()) - 1)).count_ones();
+            let not_chosen = bits(choice.of(tokens, drawn[text.len()].words));
+            chosen += (!not_chosen & ((1 << tail.len()) - 1)).count_ones();
         }
     }
     Masked { chosen: chosen as usize, largest: choice.largest() }
@@ -161,6 +171,7 @@ fn copy<T: Copy>(from: &[T], to: &mut [T]) {
 struct Choice {
     mask: __m256i,
     mask_last: __m256i,
+    random_last: __m256i,
     chosen_last: __m256i,
     special: [__m256i; 5],
     /// The lowest special id, and one more than how far above it the highest is.
@@ -179,6 +190,7 @@ impl Choice {
         Self {
             mask: set1(rule.mask as i32),
             mask_last: set1(draw.mask_last),
+            random_last: set1(draw.random_last),
             chosen_last: set1(draw.chosen_last),
             special: [set1(a), set1(b), set1(c), set1(d), set1(e)],
             lowest: set1(lowest as i32),
@@ -187,10 +199,10 @@ impl Choice {
         }
     }
 
-    /// All ones for each token that is not to be predicted, and a bit for each that is.
+    /// All ones for each token that is not to be predicted.
     #[target_feature(enable = "avx2")]
     #[inline]
-    fn of(&mut self, tokens: __m256i, words: __m256i) -> (__m256i, u32) {
+    fn of(&mut self, tokens: __m256i, words: __m256i) -> __m256i {
         self.largest = _mm256_max_epu32(self.largest, tokens);
         let mut not_chosen = _mm256_cmpgt_epi32(words, self.chosen_last);
         // Most text has no token near the special ids, so that one comparison says so. It is of signed numbers: those
@@ -200,19 +212,21 @@ impl Choice {
                 not_chosen = _mm256_or_si256(not_chosen, _mm256_cmpeq_epi32(tokens, id));
             }
         }
-        (not_chosen, !bits(not_chosen) & 0xff)
+        not_chosen
     }
 
-    /// The tokens, and a bit for each that is to be predicted. `[MASK]` stands in `ids` for those that become it.
+    /// A bit for each token that is to be predicted, and what the model sees.
     #[target_feature(enable = "avx2")]
     #[inline]
-    fn see<T: Token>(&mut self, text: &[T; LANES], words: __m256i, ids: &mut [i32; LANES]) -> (__m256i, u32) {
-        // SAFETY: this function is compiled for AVX2.
-        let tokens = unsafe { T::load(text) };
-        let (not_chosen, chosen) = self.of(tokens, words);
-        let not_masked = _mm256_or_si256(not_chosen, _mm256_cmpgt_epi32(words, self.mask_last));
-        store(ids, _mm256_blendv_epi8(self.mask, tokens, not_masked));
-        (tokens, chosen)
+    fn see(&mut self, tokens: __m256i, drawn: &Drawn) -> (u32, __m256i) {
+        let words = drawn.words;
+        let not_chosen = self.of(tokens, words);
+        let not_changed = _mm256_or_si256(not_chosen, _mm256_cmpgt_epi32(words, self.random_last));
+        // Replacements stand where the token is chosen and its word is neither below those that stand for one nor above.
+        let not_masked = _mm256_cmpgt_epi32(words, self.mask_last);
+        let change = _mm256_blendv_epi8(self.mask, drawn.replacements, not_masked);
+        let seen = _mm256_blendv_epi8(change, tokens, not_changed);
+        (!bits(not_chosen) & 0xff, seen)
     }
 
     #[target_feature(enable = "avx2")]
@@ -232,121 +246,133 @@ struct Choices<'a> {
 }
 
 impl Choices<'_> {
-    /// Appends those of eight tokens whose bit is set; the first of them is at `place`.
+    /// Appends those of eight tokens whose bit is set; `place` is that of the first of them, eight times.
+    ///
+    /// # Safety
+    /// There is room for eight more.
     #[target_feature(enable = "avx2,popcnt")]
     #[inline]
-    fn append(&mut self, chosen: u32, place: usize, tokens: __m256i) {
-        let order = order(chosen);
-        let places = _mm256_add_epi32(order, set1(place as i32));
-        let labels = _mm256_permutevar8x32_epi32(tokens, order);
+    unsafe fn append(&mut self, chosen: u32, place: __m256i, tokens: __m256i) {
+        let (places, labels) = pick(chosen, place, tokens);
+        // Eight numbers are written, and those past the count are overwritten by the next.
+        // SAFETY: the caller promises that eight numbers behind `count` are there; the instruction asks for no alignment.
+        unsafe {
+            _mm256_storeu_si256(self.positions.as_mut_ptr().add(self.count).cast(), places);
+            _mm256_storeu_si256(self.labels.as_mut_ptr().add(self.count).cast(), labels);
+        }
+        self.count += chosen.count_ones() as usize;
+    }
+
+    /// As [`append`](Choices::append) where there may be room for no more than those that are chosen.
+    #[target_feature(enable = "avx2,popcnt")]
+    #[inline]
+    fn append_last(&mut self, chosen: u32, place: __m256i, tokens: __m256i) {
+        let (places, labels) = pick(chosen, place, tokens);
+        let (mut some_places, mut some_labels) = ([0; LANES], [0; LANES]);
+        store(&mut some_places, places);
+        store(&mut some_labels, labels);
         let start = self.count;
         self.count += chosen.count_ones() as usize;
-        let to_places = self.positions.get_mut(start..).and_then(|rest| rest.first_chunk_mut());
-        let to_labels = self.labels.get_mut(start..).and_then(|rest| rest.first_chunk_mut());
-        if let (Some(to_places), Some(to_labels)) = (to_places, to_labels) {
-            // Eight numbers are written, and those past the count are overwritten by the next.
-            store(to_places, places);
-            store(to_labels, labels);
-        } else {
-            let (mut some_places, mut some_labels) = ([0; LANES], [0; LANES]);
-            store(&mut some_places, places);
-            store(&mut some_labels, labels);
-            copy(&some_places, &mut self.positions[start..self.count]);
-            copy(&some_labels, &mut self.labels[start..self.count]);
-        }
+        copy(&some_places, &mut self.positions[start..self.count]);
+        copy(&some_labels, &mut self.labels[start..self.count]);
     }
 }
 
-/// The random words of the chosen tokens of a turn.
-struct Words {
-    /// With room for a whole vector behind the last.
-    words: [i32; TURN + LANES],
-    count: usize,
-}
-
-impl Words {
-    #[inline(always)]
-    fn new() -> Self {
-        Self { words: [0; TURN + LANES], count: 0 }
-    }
-
-    /// Appends those of eight words whose bit is set.
-    #[target_feature(enable = "avx2,popcnt")]
-    #[inline]
-    fn append(&mut self, chosen: u32, words: __m256i) {
-        if let Some(to) = self.words.get_mut(self.count..).and_then(|rest| rest.first_chunk_mut()) {
-            store(to, _mm256_permutevar8x32_epi32(words, order(chosen)));
-        }
-        self.count += chosen.count_ones() as usize;
-    }
-
-    /// Calls `each` for the words that stand for a random token, with their numbers.
-    #[target_feature(enable = "avx2,bmi1")]
-    #[inline]
-    fn for_each_random(&self, draw: &Draw, mut each: impl FnMut(usize, i32)) {
-        let (mask_last, random_last) = (set1(draw.mask_last), set1(draw.random_last));
-        // Sixty-four words at a time, so that the processor seldom guesses wrong where their loop ends.
-        for start in (0..self.count).step_by(64) {
-            let (vectors, _) = self.words[start..].as_chunks::<LANES>();
-            let mut random = 0u64;
-            for (vector, words) in vectors.iter().take(8).enumerate() {
-                let words = load(words);
-                let to_change = _mm256_cmpgt_epi32(words, mask_last);
-                let to_keep = _mm256_cmpgt_epi32(words, random_last);
-                random |= u64::from(bits(_mm256_andnot_si256(to_keep, to_change))) << (vector * LANES);
-            }
-            // What lies behind the last has no meaning.
-            random &= u64::MAX >> (64 - (self.count - start).min(64));
-            while random != 0 {
-                let at = start + random.trailing_zeros() as usize;
-                each(at, self.words[at]);
-                random &= random - 1;
-            }
-        }
-    }
-}
-
-/// The random words of the first `tokens` tokens of a turn, at least.
+/// The places of the set bits and the tokens there, one behind the other.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn draw_words(drawn: &mut [__m256i; GROUPS], keys: &Keys, counter: [u32; 3], turn: u32, tokens: usize) {
-    let first = turn * (TURN / CHUNK * LANES) as u32;
-    let (chunks, _) = drawn.as_chunks_mut();
-    for (chunk, to) in (0..).zip(chunks).take(tokens.div_ceil(CHUNK)) {
-        *to = words(keys, counter, first + chunk * LANES as u32);
+fn pick(chosen: u32, place: __m256i, tokens: __m256i) -> (__m256i, __m256i) {
+    let order = order(chosen);
+    (_mm256_add_epi32(place, order), _mm256_permutevar8x32_epi32(tokens, order))
+}
+
+/// What chance says of eight tokens.
+#[derive(Clone, Copy)]
+struct Drawn {
+    words: __m256i,
+    /// The token that each word stands for, if it is one of those that stand for one.
+    replacements: __m256i,
+}
+
+impl Drawn {
+    /// Draws for the first `tokens` tokens of a turn, at least, into `room`.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn of_turn<'a>(
+        room: &'a mut [MaybeUninit<Self>; GROUPS],
+        keys: &Keys,
+        draw: &Draw,
+        [c1, c2, c3]: [u32; 3],
+        turn: u32,
+        tokens: usize,
+    ) -> &'a [Self] {
+        let before_first = set1(draw.mask_last.wrapping_add(1));
+        let (scale, shift) = (_mm256_set1_epi64x(draw.scale.into()), _mm256_set1_epi64x(draw.shift.into()));
+        let [c1, c2, c3] = [c1, c2, c3].map(|word| _mm256_set1_epi64x(word.into()));
+        let first = turn * (TURN / CHUNK * LANES) as u32;
+        let mut blocks = _mm256_add_epi64(_mm256_set1_epi64x(first.into()), _mm256_setr_epi64x(0, 2, 4, 6));
+        let (chunks, _) = room.as_chunks_mut::<{ CHUNK / LANES }>();
+        let chunks = &mut chunks[..tokens.div_ceil(CHUNK)];
+        for chunk in &mut *chunks {
+            let even = [blocks, c1, c2, c3];
+            let odd = [_mm256_add_epi64(blocks, _mm256_set1_epi64x(1)), c1, c2, c3];
+            blocks = _mm256_add_epi64(blocks, _mm256_set1_epi64x(LANES as i64));
+            for (drawn, [even, odd]) in chunk.iter_mut().zip(words(keys, even, odd)) {
+                // As `Draw::replacement` does.
+                let replacement = |words| {
+                    let index = _mm256_sub_epi32(words, before_first);
+                    _mm256_srlv_epi64(_mm256_mul_epu32(index, scale), shift)
+                };
+                let replacements = join(replacement(even), replacement(odd));
+                drawn.write(Self { words: join(even, odd), replacements });
+            }
+        }
+        // SAFETY: every element of these chunks has just been written.
+        unsafe { chunks.as_flattened().assume_init_ref() }
     }
 }
 
-/// The random words of a chunk, whose first block has the number `block`. Each vector of the rounds holds a word of every
-/// other block in the lower halves of its 64 bits, where the multiplication wants them; the upper halves hold leftovers.
+/// The random words of eight blocks, four of them in `even` and four in `odd`, one in each 64 bits: their counters stand in the
+/// lower halves, where the multiplication wants them, as the words do afterwards; the upper halves hold leftovers.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn words(keys: &Keys, [c1, c2, c3]: [u32; 3], block: u32) -> [__m256i; 4] {
+fn words(keys: &Keys, mut even: [__m256i; 4], mut odd: [__m256i; 4]) -> [[__m256i; 2]; 4] {
+    let [k0, k1, k2, k3, k4, k5, k6] = keys;
+    // Written out, so that no round moves its words to where the next expects them.
+    round(&mut even, &mut odd, k0);
+    round(&mut even, &mut odd, k1);
+    round(&mut even, &mut odd, k2);
+    round(&mut even, &mut odd, k3);
+    round(&mut even, &mut odd, k4);
+    round(&mut even, &mut odd, k5);
+    round(&mut even, &mut odd, k6);
+    let ([a, b, c, d], [e, f, g, h]) = (even, odd);
+    [[a, e], [b, f], [c, g], [d, h]]
+}
+
+/// A round of Philox.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn round(even: &mut [__m256i; 4], odd: &mut [__m256i; 4], [k0, k1]: &[__m256i; 2]) {
     let [m0, m1] = MULTIPLIERS.map(|multiplier| _mm256_set1_epi64x(multiplier.into()));
-    let first = _mm256_set1_epi64x(block.into());
-    let mut a = [
-        _mm256_add_epi64(first, _mm256_setr_epi64x(0, 2, 4, 6)),
-        _mm256_add_epi64(first, _mm256_setr_epi64x(1, 3, 5, 7)),
-    ];
-    let mut b = [_mm256_set1_epi64x(c1.into()); 2];
-    let mut c = [_mm256_set1_epi64x(c2.into()); 2];
-    let mut d = [_mm256_set1_epi64x(c3.into()); 2];
-    for [k0, k1] in keys {
-        let (k0, k1) = (_mm256_set1_epi64x(*k0 as i64), _mm256_set1_epi64x(*k1 as i64));
-        for half in 0..2 {
-            let low = _mm256_mul_epu32(a[half], m0);
-            let high = _mm256_mul_epu32(c[half], m1);
-            a[half] = _mm256_xor_si256(_mm256_srli_epi64::<32>(high), _mm256_xor_si256(b[half], k0));
-            b[half] = high;
-            c[half] = _mm256_xor_si256(_mm256_srli_epi64::<32>(low), _mm256_xor_si256(d[half], k1));
-            d[half] = low;
-        }
+    for words in [even, odd] {
+        let [a, b, c, d] = *words;
+        let low = _mm256_mul_epu32(a, m0);
+        let high = _mm256_mul_epu32(c, m1);
+        *words = [
+            _mm256_xor_si256(_mm256_srli_epi64::<32>(high), _mm256_xor_si256(b, *k0)),
+            high,
+            _mm256_xor_si256(_mm256_srli_epi64::<32>(low), _mm256_xor_si256(d, *k1)),
+            low,
+        ];
     }
-    let mut words = [_mm256_setzero_si256(); 4];
-    for (words, [even, odd]) in words.iter_mut().zip([a, b, c, d]) {
-        *words = _mm256_blend_epi32::<0b1010_1010>(even, _mm256_slli_epi64::<32>(odd));
-    }
-    words
+}
+
+/// The lower halves of the 64 bits of two vectors, in turn.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn join(even: __m256i, odd: __m256i) -> __m256i {
+    _mm256_blend_epi32::<0b1010_1010>(even, _mm256_slli_epi64::<32>(odd))
 }
 
 /// For every set of eight tokens, their places in rising order.
@@ -387,13 +413,6 @@ fn bits(numbers: __m256i) -> u32 {
 #[inline]
 fn set1(number: i32) -> __m256i {
     _mm256_set1_epi32(number)
-}
-
-#[target_feature(enable = "avx2")]
-#[inline]
-fn load(from: &[i32; LANES]) -> __m256i {
-    // SAFETY: reads the 32 bytes of the array; the instruction asks for no alignment.
-    unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
 }
 
 #[target_feature(enable = "avx2")]

@@ -134,7 +134,8 @@ fn mask<T: Token>(
             let (chosen, seen) = choice.see(tokens, drawn, !0);
             // SAFETY: writes the 64 bytes of the array; the instruction asks for no alignment.
             unsafe { _mm512_storeu_si512(ids.as_mut_ptr().cast(), seen) };
-            out.append(chosen, places, tokens);
+            // SAFETY: no more were chosen than tokens came before these 16, and there is room for as many as tokens.
+            unsafe { out.append(chosen, places, tokens) };
             places = _mm512_add_epi32(places, set1(GROUP as i32));
         }
         if !tail.is_empty() {
@@ -144,7 +145,7 @@ fn mask<T: Token>(
             let (chosen, seen) = choice.see(tokens, &drawn.groups[text.len()], live);
             // SAFETY: nothing is written where a bit is missing, and `tail_ids` is as long as `tail`.
             unsafe { _mm512_mask_storeu_epi32(tail_ids.as_mut_ptr(), live, seen) };
-            out.append(chosen, places, tokens);
+            out.append_last(chosen, places, tokens);
         }
     }
     Masked { chosen: out.count, largest: choice.largest() }
@@ -253,30 +254,37 @@ struct Choices<'a> {
 
 impl Choices<'_> {
     /// Appends those of 16 places and tokens whose bit is set.
+    ///
+    /// # Safety
+    /// There is room for 16 more.
     #[target_feature(enable = "avx512f,popcnt")]
     #[inline]
-    fn append(&mut self, chosen: u16, places: __m512i, tokens: __m512i) {
+    unsafe fn append(&mut self, chosen: u16, places: __m512i, tokens: __m512i) {
         let places = _mm512_maskz_compress_epi32(chosen, places);
         let labels = _mm512_maskz_compress_epi32(chosen, tokens);
+        // Sixteen numbers are written, and those past the count are overwritten by the next.
+        // SAFETY: the caller promises that 16 numbers behind `count` are there; the instruction asks for no alignment.
+        unsafe {
+            _mm512_storeu_si512(self.positions.as_mut_ptr().add(self.count).cast(), places);
+            _mm512_storeu_si512(self.labels.as_mut_ptr().add(self.count).cast(), labels);
+        }
+        self.count += chosen.count_ones() as usize;
+    }
+
+    /// As [`append`](Choices::append) where there may be room for no more than those that are chosen.
+    #[target_feature(enable = "avx512f,popcnt")]
+    #[inline]
+    fn append_last(&mut self, chosen: u16, places: __m512i, tokens: __m512i) {
         let (start, count) = (self.count, chosen.count_ones() as usize);
         self.count += count;
-        let to_places = self.positions.get_mut(start..).and_then(|rest| rest.first_chunk_mut::<GROUP>());
-        let to_labels = self.labels.get_mut(start..).and_then(|rest| rest.first_chunk_mut::<GROUP>());
-        if let (Some(to_places), Some(to_labels)) = (to_places, to_labels) {
-            // Sixteen numbers are written, and those past the count are overwritten by the next.
-            // SAFETY: writes the 64 bytes of each array; the instruction asks for no alignment.
-            unsafe {
-                _mm512_storeu_si512(to_places.as_mut_ptr().cast(), places);
-                _mm512_storeu_si512(to_labels.as_mut_ptr().cast(), labels);
-            }
-        } else {
-            let (to_places, to_labels) =
-                (&mut self.positions[start..self.count], &mut self.labels[start..self.count]);
-            // SAFETY: writes as many numbers as the slices have.
-            unsafe {
-                _mm512_mask_storeu_epi32(to_places.as_mut_ptr(), live(count), places);
-                _mm512_mask_storeu_epi32(to_labels.as_mut_ptr(), live(count), labels);
-            }
+        let positions = &mut self.positions[start..self.count];
+        let labels = &mut self.labels[start..self.count];
+        // SAFETY: writes as many numbers as the slices have.
+        unsafe {
+            let places = _mm512_maskz_compress_epi32(chosen, places);
+            _mm512_mask_storeu_epi32(positions.as_mut_ptr(), live(count), places);
+            let tokens = _mm512_maskz_compress_epi32(chosen, tokens);
+            _mm512_mask_storeu_epi32(labels.as_mut_ptr(), live(count), tokens);
         }
     }
 }

@@ -61,7 +61,7 @@ impl Instructions {
 enum Code {
     Portable,
     #[cfg(target_arch = "x86_64")]
-    Avx2(avx2::Avx2),
+    Avx2(Box<avx2::Avx2>),
     #[cfg(target_arch = "x86_64")]
     Avx512(avx512::Avx512),
 }
@@ -136,7 +136,7 @@ impl Masker {
         let code = match instructions {
             Instructions::Portable => Code::Portable,
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx2 => Code::Avx2(avx2::Avx2::detect(self.rule.key)?),
+            Instructions::Avx2 => Code::Avx2(Box::new(avx2::Avx2::detect(self.rule.key)?)),
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx512 => Code::Avx512(avx512::Avx512::detect(self.rule.key)?),
             #[cfg(not(target_arch = "x86_64"))]
