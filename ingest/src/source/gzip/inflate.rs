@@ -4,9 +4,9 @@
 //! as fast: libdeflate wants whole files in memory, zlib keeps its window apart from its output. Here the output *is*
 //! the window, decoding is libdeflate's (see [`super::huffman`]), and a stream stops wherever the window is full.
 //!
-//! Bits wait in a 64-bit word, lowest first. One load of eight bytes fills it up to at least 56 bits: enough for three
-//! literals of the first table, and after another load for the longest match (15 + 5 bits of length, 15 + 13 of
-//! distance). Within eight bytes of the end of what the reader has buffered, bytes are taken one by one.
+//! Bits wait in a 64-bit word, lowest first. One load of eight bytes fills it up to at least 56 bits: enough for two
+//! literals of the first table and a length (15 + 5 bits), and after another load for a distance (15 + 13 bits). Close to the
+//! end of what the reader has buffered, symbols are taken one by one.
 
 use std::io::{self, BufRead};
 
@@ -25,6 +25,13 @@ const PIECE: usize = 16;
 
 /// Bits that one step of the decoder needs at most: a length and a distance with their extra bits.
 const STEP_BITS: u32 = 48;
+
+/// Bytes that one step of the fast decoder may look at, and some more: three loads, of which each goes on by at most seven.
+const AT_HAND: usize = 32;
+
+const NO_LITERAL: &str = "a literal or length has no such code";
+const NO_DISTANCE: &str = "a distance has no such code";
+const TOO_FAR: &str = "a distance reaches back before the start";
 
 /// The order in which the lengths of the code of code lengths come.
 const CODE_LENGTH_ORDER: [usize; 19] = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15];
@@ -335,16 +342,27 @@ impl Inflate {
         Ok(())
     }
 
-    /// Symbols while at least sixteen bytes are at hand; returns how many were used.
+    /// Symbols while at least [`AT_HAND`] bytes are; returns how many were used.
+    ///
+    /// The entry of the next symbol is always asked for before the bits are filled up and before a match is copied, so
+    /// that waiting for it costs nothing.
     #[inline(always)]
     fn coded_fast(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let Self { literals, distances, window, .. } = self;
+        let Some(last) = bytes.len().checked_sub(AT_HAND) else { return Ok(0) };
         let mut bits = Bits { word: self.bits.word, count: self.bits.count };
         let (mut end, mut at) = (self.end, 0);
+        bits.load(bytes, &mut at);
+        let mut entry = literals.first(bits.word);
         let mut more = true;
-        while more && end < HISTORY + FRESH && at + 16 <= bytes.len() {
-            bits.load(bytes, &mut at);
-            let mut entry = literals.first(bits.word);
+        while end < HISTORY + FRESH && at <= last {
+            // The first literal without a branch: whether one follows a match cannot be foreseen, and what is written
+            // for none is written over.
+            let literal = u32::from(entry.is_literal());
+            window[end] = entry.value() as u8;
+            end += literal as usize;
+            bits.take(entry.take() & literal.wrapping_neg());
+            entry = literals.first(bits.word);
             if entry.is_literal() {
                 bits.take(entry.take());
                 window[end] = entry.value() as u8;
@@ -355,16 +373,52 @@ impl Inflate {
                     window[end] = entry.value() as u8;
                     end += 1;
                     entry = literals.first(bits.word);
-                    if entry.is_literal() {
-                        bits.take(entry.take());
-                        window[end] = entry.value() as u8;
-                        end += 1;
-                        continue;
-                    }
+                    bits.load(bytes, &mut at);
+                    continue;
                 }
-                bits.load(bytes, &mut at);
             }
-            more = step(&mut bits, entry, literals, distances, window, &mut end, self.stream_start)?;
+            if entry.is_unusual() {
+                if entry.is_second() {
+                    bits.take(entry.take());
+                    entry = literals.second(entry, bits.word);
+                }
+                if entry.is_literal() {
+                    bits.take(entry.take());
+                    window[end] = entry.value() as u8;
+                    end += 1;
+                    entry = literals.first(bits.word);
+                    bits.load(bytes, &mut at);
+                    continue;
+                }
+                if entry.is_end() {
+                    bits.take(entry.take());
+                    more = false;
+                    break;
+                }
+                if entry.is_unusual() {
+                    return Err(damaged(NO_LITERAL));
+                }
+            }
+            let length = value(&mut bits, entry);
+            entry = distances.first(bits.word);
+            bits.load(bytes, &mut at);
+            if entry.is_unusual() {
+                if entry.is_second() {
+                    bits.take(entry.take());
+                    entry = distances.second(entry, bits.word);
+                }
+                if entry.is_unusual() {
+                    return Err(damaged(NO_DISTANCE));
+                }
+            }
+            let distance = value(&mut bits, entry);
+            if distance > end - self.stream_start {
+                return Err(damaged(TOO_FAR));
+            }
+            entry = literals.first(bits.word);
+            bits.load(bytes, &mut at);
+            copy(window, end, distance, length);
+            end += length;
         }
         self.bits = bits;
         self.end = end;
@@ -411,7 +465,7 @@ fn step(
             return Ok(false);
         }
         if entry.is_unusual() {
-            return Err(damaged("a literal or length has no such code"));
+            return Err(damaged(NO_LITERAL));
         }
     }
     if entry.is_literal() {
@@ -429,12 +483,12 @@ fn step(
             entry = distances.second(entry, bits.word);
         }
         if entry.is_unusual() {
-            return Err(damaged("a distance has no such code"));
+            return Err(damaged(NO_DISTANCE));
         }
     }
     let distance = value(bits, entry);
     if distance > *end - stream_start {
-        return Err(damaged("a distance reaches back before the start"));
+        return Err(damaged(TOO_FAR));
     }
     copy(window, *end, distance, length);
     *end += length;
@@ -449,16 +503,17 @@ fn value(bits: &mut Bits, entry: Entry) -> usize {
     entry.value() as usize + extra as usize
 }
 
-/// Repeats `length` bytes from `distance` before `end`; may write up to a piece more.
+/// Repeats `length` bytes from `distance` before `end`; may write up to two pieces more.
 #[inline(always)]
 fn copy(window: &mut [u8; WINDOW], end: usize, distance: usize, length: usize) {
     let from = end - distance;
     if distance >= PIECE {
-        let mut done = 0;
+        // Most matches are shorter than two pieces.
+        window.copy_within(from..from + PIECE, end);
+        window.copy_within(from + PIECE..from + 2 * PIECE, end + PIECE);
+        let mut done = 2 * PIECE;
         while done < length {
-            let Some(&piece) = window[from + done..].first_chunk::<PIECE>() else { return };
-            let Some(place) = window[end + done..].first_chunk_mut() else { return };
-            *place = piece;
+            window.copy_within(from + done..from + done + PIECE, end + done);
             done += PIECE;
         }
     } else {
