@@ -1,5 +1,7 @@
 //! What turns text into ids: the fast WordPiece encoder where it can stand in, the `tokenizers` crate elsewhere.
 
+use std::sync::{Mutex, PoisonError};
+
 use tokenizers::Tokenizer;
 
 use crate::wordpiece::{FastEncoder, Unsupported};
@@ -27,7 +29,11 @@ pub trait Encode: Send {
 }
 
 /// The encoder of a run, from which each worker gets its own.
-pub struct Encoder(Kind);
+pub struct Encoder {
+    kind: Kind,
+    /// One that was given back: its caches are warm.
+    spare: Mutex<Option<Box<dyn Encode>>>,
+}
 
 enum Kind {
     Fast(Box<FastEncoder>),
@@ -36,28 +42,37 @@ enum Kind {
 
 impl Encoder {
     pub(crate) fn choose(tokenizer: &Tokenizer, choice: EncoderChoice) -> Result<Self, Unsupported> {
-        let reference = |because| Self(Kind::Tokenizers { tokenizer: Box::new(tokenizer.clone()), because });
-        if choice == EncoderChoice::Tokenizers {
-            return Ok(reference(None));
-        }
-        match FastEncoder::from_tokenizer(tokenizer) {
-            Ok(fast) => Ok(Self(Kind::Fast(Box::new(fast)))),
-            Err(because) if choice == EncoderChoice::Auto => Ok(reference(Some(because))),
-            Err(because) => Err(because),
-        }
+        let reference = |because| Kind::Tokenizers { tokenizer: Box::new(tokenizer.clone()), because };
+        let kind = if choice == EncoderChoice::Tokenizers {
+            reference(None)
+        } else {
+            match FastEncoder::from_tokenizer(tokenizer) {
+                Ok(fast) => Kind::Fast(Box::new(fast)),
+                Err(because) if choice == EncoderChoice::Auto => reference(Some(because)),
+                Err(because) => return Err(because),
+            }
+        };
+        Ok(Self { kind, spare: Mutex::new(None) })
     }
 
-    /// One worker's encoder.
+    /// One worker's encoder: the one that was given back, or a new one.
     pub fn worker(&self) -> Box<dyn Encode> {
-        match &self.0 {
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
+        spare.unwrap_or_else(|| match &self.kind {
             Kind::Fast(fast) => Box::new(FastEncoder::clone(fast)),
             Kind::Tokenizers { tokenizer, .. } => Box::new(Reference(Tokenizer::clone(tokenizer))),
-        }
+        })
+    }
+
+    /// Takes back an encoder of this run, for the next worker that needs one: what it has seen makes it faster and changes
+    /// no id.
+    pub(crate) fn give_back(&self, encoder: Box<dyn Encode>) {
+        *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(encoder);
     }
 
     /// Which one it is and, where the fast one had to step aside, why.
     pub fn describe(&self) -> String {
-        match &self.0 {
+        match &self.kind {
             Kind::Fast(_) => "the fast WordPiece encoder".to_owned(),
             Kind::Tokenizers { because: None, .. } => "the tokenizers crate".to_owned(),
             Kind::Tokenizers { because: Some(because), .. } => format!("the tokenizers crate ({because})"),

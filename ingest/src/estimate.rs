@@ -9,8 +9,9 @@ use crate::source::{Input, Row};
 
 /// Inputs that are looked into, spread evenly over the list.
 const FILES: usize = 8;
-/// Bytes of text read from the beginning of each of them.
-const TEXT_BYTES: u64 = 1 << 20;
+/// Bytes of text read from the beginning of each of them, at least: some hundred documents, which are enough for averages,
+/// in a time that nobody notices.
+const TEXT_BYTES: u64 = 256 << 10;
 /// A slow encoder gets no further than this in all of them.
 const SECONDS: f64 = 1.0;
 /// The share of the sampled text that only warms the encoder's caches up before time is taken.
@@ -60,7 +61,7 @@ impl Estimate {
         let mut sample = Sample::default();
         for i in 0..chosen {
             let input = files[(2 * i + 1) * files.len() / (2 * chosen)];
-            let warm = sample.text_bytes as f64 >= WARM_UP * (chosen as u64 * TEXT_BYTES) as f64;
+            let warm = sample.seen.text_bytes as f64 >= WARM_UP * (chosen as u64 * TEXT_BYTES) as f64;
             sample.warm(warm || i + 1 == chosen);
             // An input that cannot be read is reported when its turn comes, after everything before it is sealed.
             let _ = sample.take(input, job, &mut *encoder);
@@ -68,6 +69,7 @@ impl Estimate {
                 break;
             }
         }
+        job.encoder.give_back(encoder);
         Ok(sample.extrapolate(&files, job))
     }
 }
@@ -75,22 +77,28 @@ impl Estimate {
 /// What was seen.
 #[derive(Default)]
 struct Sample {
-    input_bytes: u64,
-    text_bytes: u64,
-    documents: u64,
-    tokens: u64,
-    url_bytes: u64,
+    seen: Seen,
     all_seconds: f64,
     /// What only warmed up: text and time.
     cold: (u64, f64),
     is_warm: bool,
 }
 
+/// Bytes of inputs and what they hold.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    input_bytes: u64,
+    text_bytes: u64,
+    documents: u64,
+    tokens: u64,
+    url_bytes: u64,
+}
+
 impl Sample {
     fn warm(&mut self, warm: bool) {
         if !self.is_warm && warm {
             self.is_warm = true;
-            self.cold = (self.text_bytes, self.all_seconds);
+            self.cold = (self.seen.text_bytes, self.all_seconds);
         }
     }
 
@@ -98,8 +106,29 @@ impl Sample {
         let started = Instant::now();
         let mut source = input.open(&job.options.text_field)?;
         let mut ids = Vec::new();
-        let mut text_bytes = 0;
-        while text_bytes < TEXT_BYTES && self.all_seconds + started.elapsed().as_secs_f64() < SECONDS {
+        let (before, mut position) = (self.seen, 0);
+        let at = |seen: Seen, position: u64| Seen {
+            input_bytes: before.input_bytes + position.clamp(1, input.bytes.max(1)),
+            ..seen
+        };
+        // An input is unpacked ahead of its rows. What is in front of a place is known when a row needs what lies behind
+        // it: all rows before that one.
+        let (mut seen, mut without_last, mut settled) = (before, before, None);
+        loop {
+            let now = source.position();
+            if now > position {
+                if without_last.documents > before.documents {
+                    settled = Some(at(without_last, position));
+                }
+                position = now;
+                if seen.text_bytes - before.text_bytes >= TEXT_BYTES {
+                    break;
+                }
+            }
+            if self.all_seconds + started.elapsed().as_secs_f64() >= SECONDS {
+                break;
+            }
+            without_last = seen;
             match source.next_row() {
                 Ok(Some(Row::Document(document))) => {
                     ids.clear();
@@ -108,41 +137,45 @@ impl Sample {
                     }
                     // As the ingest does, for the held-out share and the table.
                     std::hint::black_box(blake3::hash(document.text.as_bytes()));
-                    self.documents += u64::from(!ids.is_empty());
-                    self.tokens += ids.len() as u64;
-                    self.url_bytes += document.url.as_ref().map_or(0, |url| url.len() as u64);
-                    text_bytes += document.text.len() as u64;
+                    seen.documents += u64::from(!ids.is_empty());
+                    seen.tokens += ids.len() as u64;
+                    seen.url_bytes += document.url.as_ref().map_or(0, |url| url.len() as u64);
+                    seen.text_bytes += document.text.len() as u64;
                 }
                 Ok(Some(Row::Bad(_))) => {}
-                Ok(None) | Err(_) => break,
+                Ok(None) => {
+                    settled = Some(at(seen, source.position()));
+                    break;
+                }
+                Err(_) => break,
             }
         }
-        if text_bytes > 0 {
-            self.text_bytes += text_bytes;
-            self.input_bytes += source.position().clamp(1, input.bytes);
+        let settled = settled.unwrap_or_else(|| at(seen, position));
+        if settled.text_bytes > before.text_bytes {
+            self.seen = settled;
         }
         self.all_seconds += started.elapsed().as_secs_f64();
         Ok(())
     }
 
     fn extrapolate(&self, files: &[&Input], job: &Job) -> Option<Estimate> {
-        if self.documents == 0 {
+        if self.seen.documents == 0 {
             return None;
         }
         let input_bytes: u64 = files.iter().map(|input| input.bytes).sum();
-        let whole = |part: f64| part * input_bytes as f64 / self.input_bytes as f64;
-        let text_bytes = whole(self.text_bytes as f64);
+        let whole = |part: f64| part * input_bytes as f64 / self.seen.input_bytes as f64;
+        let text_bytes = whole(self.seen.text_bytes as f64);
         let (cold_text, cold_seconds) = self.cold;
-        let seconds_a_byte = match self.text_bytes - cold_text {
-            0 => self.all_seconds / self.text_bytes as f64,
+        let seconds_a_byte = match self.seen.text_bytes - cold_text {
+            0 => self.all_seconds / self.seen.text_bytes as f64,
             warm_text => (self.all_seconds - cold_seconds) / warm_text as f64,
         };
         // One worker works on one file at a time, so a large one may be what all wait for.
         let largest = files.iter().map(|input| input.bytes).max().unwrap_or(0) as f64 / input_bytes as f64;
         let longest_share = (1.0 / job.workers as f64).max(largest);
-        let documents = whole(self.documents as f64);
-        let table = documents * TABLE_ROW_BYTES + whole(self.url_bytes as f64) * TABLE_URL_SHARE;
-        let tokens = whole(self.tokens as f64);
+        let documents = whole(self.seen.documents as f64);
+        let table = documents * TABLE_ROW_BYTES + whole(self.seen.url_bytes as f64) * TABLE_URL_SHARE;
+        let tokens = whole(self.seen.tokens as f64);
         let shards = tokens * f64::from(job.tokenizer.token_bytes()) + documents * OFFSET_BYTES;
         let tokenizer = job.tokenizer.bytes().len() as f64;
         Some(Estimate {
@@ -153,7 +186,7 @@ impl Sample {
             tokens: tokens.round() as u64,
             output_bytes: (shards + table + tokenizer).round() as u64,
             seconds: text_bytes * seconds_a_byte * WRITING * longest_share,
-            sampled_text_bytes: self.text_bytes,
+            sampled_text_bytes: self.seen.text_bytes,
         })
     }
 }

@@ -9,7 +9,7 @@
 //! second entry, so that a frequent word in the first survives them (Qureshi et al. 2007, bimodal insertion).
 //!
 //! Most of the cost of a lookup is waiting for memory. Lookups therefore come in batches whose lines are all requested
-//! first ([`Front::prefetch`], [`Sets::touch`]); the strings most of the text is made of are kept once more in a table that
+//! long before they are needed ([`Sets::prefetch`]); the strings most of the text is made of are kept once more in a table that
 //! stays in the processor's own cache ([`Front`]); and the sets lie in huge pages where the system has them, which saves
 //! the page-table walks: 10 % of the whole encoder's time on a virtual machine.
 
@@ -145,19 +145,13 @@ impl Front {
         Front { entries: entries.try_into().expect("it has this length"), insertions: 0 }
     }
 
-    /// Asks for the line of `slot`, which is wanted soon.
-    #[inline(always)]
-    pub(super) fn prefetch(&self, slot: Slot) {
-        processor::prefetch(&self.entries[slot.front()]);
-    }
-
     /// The value of `key`, which belongs to `slot`, or a miss.
     #[inline(always)]
     pub(super) fn get(&self, slot: Slot, key: Key) -> Value {
         let entry = &self.entries[slot.front()];
         let [low, high] = entry.value;
         // Which it is cannot be predicted well.
-        [select_unpredictable(entry.key.differs(key) == 0, low, MISS), high]
+        [low, select_unpredictable(entry.key.differs(key) == 0, high, MISS)]
     }
 
     /// Remembers that `key` has `value`; in the place of another only now and then, since most that come along are rare.
@@ -222,11 +216,10 @@ impl Cache {
 }
 
 impl<'a> Sets<'a> {
-    /// Reads one word of the set of `slot`, for nothing but the reading. Loads that do not depend on each other make
-    /// the processor fetch many lines from memory at once.
-    #[inline]
-    pub(super) fn touch(self, slot: Slot) -> u64 {
-        self.0[slot.set()].keys[0].low
+    /// Asks for the line of the set of `slot`, which is wanted soon.
+    #[inline(always)]
+    pub(super) fn prefetch(self, slot: Slot) {
+        processor::prefetch(&self.0[slot.set()]);
     }
 
     /// The value of `key`, if it is in set `slot`.

@@ -134,11 +134,14 @@ impl Definition {
             added_first[usize::from(first.to_ascii_uppercase())] = true;
         }
 
+        // Sorted once for both: without the prefix the order is the same.
+        let mut tokens: Vec<(&str, u32)> = vocab.iter().map(|(token, &id)| (token.as_str(), id)).collect();
+        tokens.sort_unstable();
         let mut trie = Trie::new();
-        let word_start = trie.insert(vocab.iter().map(|(token, &id)| (token.as_str(), id)));
+        let word_start = trie.insert(tokens.iter().copied());
         let prefix = model.continuing_subword_prefix.as_str();
         let continuation =
-            trie.insert(vocab.iter().filter_map(|(token, &id)| Some((token.strip_prefix(prefix)?, id))));
+            trie.insert(tokens.iter().filter_map(|&(token, id)| Some((token.strip_prefix(prefix)?, id))));
         let added_root = trie.insert(added.iter().map(|(content, id)| (content.as_str(), *id)));
         let lowercase: Vec<String> = added.iter().map(|(content, _)| content.to_ascii_lowercase()).collect();
         let added_lowercase = trie.insert(lowercase.iter().map(|content| (content.as_str(), 0)));

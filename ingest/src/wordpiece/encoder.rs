@@ -1,10 +1,9 @@
 //! The encoder: text to raw chunks, chunks to ids through the cache, in batches.
 //!
-//! One batch goes through three stages. *Gather* takes the chunks of a window of text, gives every one its key and asks for
-//! its line of the small front table. *Look up* finds them there, without a branch, and in the cache the few that are not
-//! in front: it first reads one word of each of their sets, so that the cache misses overlap instead of following each
-//! other. *Emit* unpacks ids, and sends the few chunks that are not known through the pipeline proper
-//! ([`super::pieces`]).
+//! One batch goes through three stages. *Gather* takes the chunks of a window of text, gives every one its key and looks it
+//! up in the small front table, without a branch. *Turn*, once the batch is full, asks for the cache's sets of the few
+//! that are not in front. While memory brings them the batch before it is finished and the next one gathered. *Emit* looks
+//! into those sets, unpacks ids, and sends the few chunks that are not known through the pipeline proper ([`super::pieces`]).
 //!
 //! Two liberties make many chunks share an entry, which raises the share of lookups that stay in the processor's own
 //! caches (the 16,384 most frequent keys cover 91 % of web text instead of 86 %):
@@ -16,14 +15,13 @@
 //!   so nothing before lower-casing tells "A" from "a", but for added tokens: a chunk that contains one, in whatever
 //!   case, is never put into the cache.
 
-use std::hint::black_box;
 use std::sync::Arc;
 
 use tokenizers::Tokenizer;
 
-use super::cache::{Cache, Front, Key, MAX_KEY, Slot};
+use super::cache::{Cache, Front, Key, MAX_KEY, Sets, Slot};
 use super::definition::{Definition, Unsupported};
-use super::ids::{UNPACKED, Value, is_miss, pack, unpack};
+use super::ids::{Staged, Value, is_miss, pack, unpack};
 use super::pieces::Pieces;
 use super::split::{WINDOW, Window, is_separator};
 
@@ -42,12 +40,23 @@ const BATCH: usize = 64;
 /// ```
 #[derive(Debug)]
 pub struct FastEncoder {
+    known: Known,
+    window: Window,
+    /// Being gathered.
+    batch: Box<Batch>,
+    /// Full, and waiting for memory.
+    before: Box<Batch>,
+    /// Ids of the batch being emitted.
+    staged: Box<Staged<{ BATCH + 1 }>>,
+}
+
+/// What is known of the text's language: its definition, and what of it was seen.
+#[derive(Debug)]
+struct Known {
     definition: Arc<Definition>,
     front: Front,
     cache: Cache,
     pieces: Pieces,
-    window: Window,
-    batch: Box<Batch>,
 }
 
 /// Chunks between gathering and emitting.
@@ -57,13 +66,12 @@ struct Batch {
     chunks: [Chunk; BATCH],
     /// What they encode to; a miss for one that is not known.
     values: [Value; BATCH],
-    /// The places of the chunks that were not in front.
+    /// The places of the chunks that were not in front, of which there are so many.
     unknown: [u8; BATCH],
-    /// Ids found so far; room for all of a batch and for the noise [`unpack`] writes behind the last.
-    ids: [u32; BATCH * UNPACKED + UNPACKED],
+    unknown_count: usize,
 }
 
-/// A stretch of text between separators.
+/// A stretch of text between separators, shorter than a window.
 #[derive(Clone, Copy, Debug)]
 struct Chunk {
     /// [`Key::NONE`] where the chunk is too long for a key.
@@ -72,40 +80,93 @@ struct Chunk {
     /// Where it starts in the text.
     start: usize,
     /// Its bytes, without the punctuation mark cut off its end.
-    len: usize,
+    len: u32,
     /// The id of the punctuation mark cut off its end, plus one; 0 = none.
     mark: u32,
 }
 
 impl Batch {
-    /// Adds a chunk of the window, unless it is empty.
+    fn new() -> Box<Batch> {
+        let none = Chunk { key: Key::NONE, slot: Slot::of(Key::NONE), start: 0, len: 0, mark: 0 };
+        Box::new(Batch {
+            len: 0,
+            chunks: [none; BATCH],
+            values: [[0; 2]; BATCH],
+            unknown: [0; BATCH],
+            unknown_count: 0,
+        })
+    }
+
+    /// Adds the chunks of the window, which begins at `base` of the text, that begin at `start` and end at `ends`, leaving
+    /// out empty ones, until the batch is full. Returns how many of the ends are done with and where the chunk behind the
+    /// last of them begins.
     #[inline(always)]
     fn add(
         &mut self,
-        definition: &Definition,
-        front: &Front,
+        known: &Known,
         window: &Window,
         base: usize,
-        start: usize,
-        end: usize,
-    ) {
-        if end <= start {
-            return;
+        mut start: usize,
+        ends: &[u16],
+    ) -> (usize, usize) {
+        let (marks, front) = (&known.definition.marks, &known.front);
+        let (mut len, mut unknown_count) = (self.len, self.unknown_count);
+        let mut done = 0;
+        for &end in ends {
+            let end = usize::from(end);
+            let (from, length) = (start, end.wrapping_sub(start));
+            (done, start) = (done + 1, end + 1);
+            if length == 0 {
+                continue;
+            }
+            let mark = if length > 1 { marks[usize::from(window.byte(end - 1))] } else { 0 };
+            let length = length - usize::from(mark != 0);
+            let key = if length > MAX_KEY { Key::NONE } else { Key::from_load(window.load(from), length) };
+            let slot = Slot::of(key);
+            let value = front.get(slot, key);
+            let at = len % BATCH;
+            self.values[at] = value;
+            self.chunks[at] = Chunk { key, slot, start: base + from, len: length as u32, mark };
+            self.unknown[unknown_count % BATCH] = at as u8;
+            unknown_count += usize::from(is_miss(&value));
+            len = at + 1;
+            if len == BATCH {
+                break;
+            }
         }
-        let mark = if end - start > 1 { definition.marks[usize::from(window.byte(end - 1))] } else { 0 };
-        let len = end - start - usize::from(mark != 0);
-        let key = if len > MAX_KEY { Key::NONE } else { Key::from_load(window.load(start), len) };
-        let slot = Slot::of(key);
-        front.prefetch(slot);
-        self.chunks[self.len % BATCH] = Chunk { key, slot, start: base + start, len, mark };
-        self.len = self.len % BATCH + 1;
+        (self.len, self.unknown_count) = (len, unknown_count);
+        (done, start)
+    }
+
+    /// The places of the chunks that were not in front.
+    fn unknown(&self) -> &[u8] {
+        &self.unknown[..self.unknown_count.min(BATCH)]
+    }
+
+    /// Asks for the sets of the chunks that were not in front.
+    fn prefetch(&self, sets: Sets<'_>) {
+        self.unknown().iter().for_each(|&at| sets.prefetch(self.chunks[usize::from(at) % BATCH].slot));
+    }
+
+    /// Looks for the chunks that were not in front in their sets.
+    #[inline(always)]
+    fn look_up(&mut self, sets: Sets<'_>, front: &mut Front) {
+        for i in 0..self.unknown_count.min(BATCH) {
+            let at = usize::from(self.unknown[i]) % BATCH;
+            let Chunk { key, slot, .. } = self.chunks[at];
+            if let Some(value) = sets.get(slot, key) {
+                self.values[at] = *value;
+                front.insert(slot, key, value);
+            }
+        }
+        self.unknown_count = 0;
     }
 }
 
 /// A new encoder for the same definition, its cache empty. The definition is shared.
 impl Clone for FastEncoder {
     fn clone(&self) -> FastEncoder {
-        FastEncoder::new(Arc::clone(&self.definition))
+        FastEncoder::new(Arc::clone(&self.known.definition))
     }
 }
 
@@ -131,28 +192,20 @@ impl FastEncoder {
     }
 
     fn new(definition: Arc<Definition>) -> FastEncoder {
-        let none = Chunk { key: Key::NONE, slot: Slot::of(Key::NONE), start: 0, len: 0, mark: 0 };
-        let batch = Batch {
-            len: 0,
-            chunks: [none; BATCH],
-            values: [[0; 2]; BATCH],
-            unknown: [0; BATCH],
-            ids: [0; BATCH * UNPACKED + UNPACKED],
-        };
+        let known = Known { definition, front: Front::new(), cache: Cache::new(), pieces: Pieces::default() };
         FastEncoder {
-            definition,
-            front: Front::new(),
-            cache: Cache::new(),
-            pieces: Pieces::default(),
+            known,
             window: Window::new(),
-            batch: Box::new(batch),
+            batch: Batch::new(),
+            before: Batch::new(),
+            staged: Box::new(Staged::new()),
         }
     }
 
     /// Appends the ids of `text` to `ids`, without special tokens around them. Memory beyond `ids` grows with the
     /// longest stretch of `text` without white space, not with the text.
     pub fn encode(&mut self, text: &str, ids: &mut Vec<u32>) {
-        if self.definition.narrow {
+        if self.known.definition.narrow {
             self.encode_as::<true>(text, ids);
         } else {
             self.encode_as::<false>(text, ids);
@@ -164,20 +217,20 @@ impl FastEncoder {
         let mut base = 0;
         loop {
             let rest = &bytes[base..];
-            self.window.fill(&rest[..rest.len().min(WINDOW)], self.definition.case);
+            self.window.fill(&rest[..rest.len().min(WINDOW)], self.known.definition.case);
             let mut start = self.gather::<NARROW>(text, base, ids);
             if rest.len() <= WINDOW {
                 // The text ends as if a separator followed.
-                let FastEncoder { definition, front, window, batch, .. } = self;
-                batch.add(definition, front, window, base, start, rest.len());
-                return self.emit::<NARROW>(text, ids);
+                self.batch.add(&self.known, &self.window, base, start, &[rest.len() as u16]);
+                return self.finish::<NARROW>(text, ids);
             }
             if start == 0 {
                 // A chunk longer than a window.
                 let separator = rest[WINDOW..].iter().position(|&byte| is_separator(byte));
                 let end = WINDOW + separator.unwrap_or(rest.len() - WINDOW);
-                self.emit::<NARROW>(text, ids);
-                self.add_long(base, end);
+                self.finish::<NARROW>(text, ids);
+                let slot = Slot::of(Key::NONE);
+                self.known.encode::<NARROW>(&text[base..base + end], slot, Key::NONE, ids);
                 start = (end + 1).min(rest.len());
             }
             base += start;
@@ -189,86 +242,60 @@ impl FastEncoder {
     fn gather<const NARROW: bool>(&mut self, text: &str, base: usize, ids: &mut Vec<u32>) -> usize {
         let (mut at, mut start) = (0, 0);
         loop {
-            let FastEncoder { definition, front, window, batch, .. } = self;
-            for &separator in &window.separators()[at..] {
-                let end = usize::from(separator);
-                batch.add(definition, front, window, base, start, end);
-                (at, start) = (at + 1, end + 1);
-                if batch.len == BATCH {
-                    break;
-                }
-            }
+            let FastEncoder { known, window, batch, .. } = self;
+            let (done, next) = batch.add(known, window, base, start, &window.separators()[at..]);
+            (at, start) = (at + done, next);
             if batch.len < BATCH {
                 return start;
             }
-            self.emit::<NARROW>(text, ids);
+            self.turn::<NARROW>(text, ids);
         }
     }
 
-    /// Adds a chunk that is longer than a window to the batch, which is empty.
-    fn add_long(&mut self, start: usize, len: usize) {
-        self.batch.chunks[0] = Chunk { key: Key::NONE, slot: Slot::of(Key::NONE), start, len, mark: 0 };
-        self.batch.len = 1;
+    /// Lets the batch wait for memory, emits the one that has waited and goes on with that.
+    fn turn<const NARROW: bool>(&mut self, text: &str, ids: &mut Vec<u32>) {
+        self.batch.prefetch(self.known.cache.sets());
+        self.emit_before::<NARROW>(text, ids);
+        std::mem::swap(&mut self.batch, &mut self.before);
     }
 
-    /// Looks up the chunks of the batch.
+    /// Emits all that was gathered.
+    fn finish<const NARROW: bool>(&mut self, text: &str, ids: &mut Vec<u32>) {
+        self.turn::<NARROW>(text, ids);
+        self.emit_before::<NARROW>(text, ids);
+    }
+
+    /// Emits the batch that waited, and empties it.
     #[inline(never)]
-    fn look_up(&mut self) {
-        let FastEncoder { front, cache, batch, .. } = self;
-        let Batch { len, chunks, values, unknown, .. } = &mut **batch;
-        let mut count = 0;
-        for (at, (chunk, value)) in chunks[..(*len).min(BATCH)].iter().zip(values.iter_mut()).enumerate() {
-            *value = front.get(chunk.slot, chunk.key);
-            unknown[count % BATCH] = at as u8;
-            count += usize::from(is_miss(value));
-        }
-        let sets = cache.sets();
-        let unknown = &unknown[..count.min(BATCH)];
-        let chunk = |at: u8| &chunks[usize::from(at) % BATCH];
-        black_box(unknown.iter().fold(0, |sum, &at| sum ^ sets.touch(chunk(at).slot)));
-        for &at in unknown {
-            let Chunk { key, slot, .. } = *chunk(at);
-            if let Some(value) = sets.get(slot, key) {
-                values[usize::from(at) % BATCH] = *value;
-                front.insert(slot, key, value);
-            }
-        }
-    }
-
-    /// Encodes the batch and empties it.
-    #[inline(never)]
-    fn emit<const NARROW: bool>(&mut self, text: &str, ids: &mut Vec<u32>) {
-        self.look_up();
-        let count = std::mem::take(&mut self.batch.len).min(BATCH);
-        let mut staged = 0;
-        for i in 0..count {
-            let batch = &mut *self.batch;
-            let mark = batch.chunks[i].mark;
-            if is_miss(&batch.values[i]) {
-                ids.extend_from_slice(&batch.ids[..staged]);
-                staged = 0;
-                let Chunk { key, slot, start, len, .. } = batch.chunks[i];
-                self.encode_unknown::<NARROW>(&text[start..start + len], slot, key, ids);
+    fn emit_before<const NARROW: bool>(&mut self, text: &str, ids: &mut Vec<u32>) {
+        let FastEncoder { known, before, staged, .. } = self;
+        before.look_up(known.cache.sets(), &mut known.front);
+        let count = std::mem::take(&mut before.len).min(BATCH);
+        let mut filled = 0;
+        for (chunk, value) in before.chunks[..count].iter().zip(&before.values) {
+            if is_miss(value) {
+                staged.copy::<NARROW>(filled, ids);
+                let Chunk { key, slot, start, len, .. } = *chunk;
+                known.encode::<NARROW>(&text[start..start + len as usize], slot, key, ids);
+                filled = 0;
             } else {
-                let room = batch.ids[staged..].first_chunk_mut().expect("there is room for a whole batch");
-                staged += unpack(&batch.values[i], NARROW, room);
+                filled = staged.push::<NARROW>(filled, value);
             }
-            self.batch.ids[staged] = mark.wrapping_sub(1);
-            staged += usize::from(mark != 0);
+            filled = staged.push_below::<NARROW>(filled, chunk.mark);
         }
-        ids.extend_from_slice(&self.batch.ids[..staged]);
+        staged.copy::<NARROW>(filled, ids);
     }
+}
 
+impl Known {
     /// Encodes a chunk that is not in the cache, and puts it there if it fits.
     #[cold]
     #[inline(never)]
-    fn encode_unknown<const NARROW: bool>(&mut self, chunk: &str, slot: Slot, key: Key, ids: &mut Vec<u32>) {
-        let FastEncoder { definition, front, cache, pieces, .. } = self;
-        // It may have come along for the first time in this very batch.
+    fn encode<const NARROW: bool>(&mut self, chunk: &str, slot: Slot, key: Key, ids: &mut Vec<u32>) {
+        let Known { definition, front, cache, pieces } = self;
+        // It may have come along for the first time a moment ago.
         if let Some(value) = cache.sets().get(slot, key) {
-            let mut unpacked = [0; UNPACKED];
-            let count = unpack(value, NARROW, &mut unpacked);
-            return ids.extend_from_slice(&unpacked[..count]);
+            return unpack::<NARROW>(value, ids);
         }
         let before = ids.len();
         let mut rest = chunk;

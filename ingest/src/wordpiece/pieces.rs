@@ -10,7 +10,7 @@
 use super::cache::{Cache, Front, Key, MAX_KEY, Slot};
 use super::classes::Class;
 use super::definition::Definition;
-use super::ids::{UNPACKED, is_miss, pack, unpack};
+use super::ids::{is_miss, pack, unpack};
 use super::normalize::Ascii;
 
 /// Buffers that keep their capacity from piece to piece.
@@ -99,10 +99,7 @@ fn push_cached<const NARROW: bool>(
     let known = front.get(slot, key);
     let known = if is_miss(&known) { cache.sets().get(slot, key) } else { Some(&known) };
     if let Some(value) = known {
-        let mut unpacked = [0; UNPACKED];
-        let count = unpack(value, NARROW, &mut unpacked);
-        ids.extend_from_slice(&unpacked[..count]);
-        return;
+        return unpack::<NARROW>(value, ids);
     }
     let before = ids.len();
     definition.push_word(word, ids);

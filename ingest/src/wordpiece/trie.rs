@@ -21,13 +21,11 @@
 //! cost twelve bytes a node in a table that has to stay in the processor's cache. Either way a word's work is bounded,
 //! here by `max_input_chars_per_word` times the longest token.
 
-use std::collections::BTreeMap;
-
 /// Ids must stay below this, so that `id + 1` fits a node's 28 bits.
 pub(super) const MAX_ID: u32 = (1 << 28) - 2;
 
-/// Nodes tried from the back of the array before a new block is opened; bounds the time to build.
-const OPEN_BLOCKS: usize = 4;
+/// Blocks at the end of the array that are looked into before a new one is opened; bounds the time to build.
+const OPEN_BLOCKS: usize = 2;
 
 /// Where a walk starts.
 #[derive(Clone, Copy, Debug)]
@@ -37,10 +35,51 @@ pub(super) struct Root(u32);
 #[derive(Debug, Default)]
 pub(super) struct Trie {
     nodes: Vec<u64>,
-    /// Building only: a base that some node uses already.
-    base_used: Vec<bool>,
-    /// Building only: a slot that some node occupies.
-    occupied: Vec<bool>,
+    /// Building only: what is still free in each block of the array.
+    free: Vec<Free>,
+}
+
+/// What is still free of 256 slots, a bit each. A base and its slots lie in the same block, because only the low eight
+/// bits differ.
+#[derive(Clone, Copy, Debug)]
+struct Free {
+    /// Slots that no node occupies.
+    slots: [u64; 4],
+    /// Bases that no node uses.
+    bases: [u64; 4],
+}
+
+impl Free {
+    const ALL: Free = Free { slots: [!0; 4], bases: [!0; 4] };
+
+    fn occupy(&mut self, slot: usize) {
+        self.slots[slot / 64] &= !(1 << (slot % 64));
+    }
+
+    fn use_base(&mut self, base: usize) {
+        self.bases[base / 64] &= !(1 << (base % 64));
+    }
+
+    /// The first base that is free and under which all `labels` are.
+    fn base_for(&self, labels: &[u8]) -> Option<usize> {
+        (0..4).find_map(|word| {
+            // Bit `i` of the slots of label `l` for the bases of this word is bit `i ^ l` of the slots.
+            let slots = |label: u8| exchanged(self.slots[word ^ usize::from(label / 64)], label % 64);
+            let bases = labels.iter().fold(self.bases[word], |bases, &label| bases & slots(label));
+            (bases != 0).then(|| word * 64 + bases.trailing_zeros() as usize)
+        })
+    }
+}
+
+/// The word whose bit `i` is bit `i ^ with` of `bits`.
+#[inline(always)]
+fn exchanged(bits: u64, with: u8) -> u64 {
+    const LOWER: [u64; 6] = [!0 / 3, !0 / 5, !0 / 17, !0 / 257, !0 / 65537, !0 >> 32];
+    (0..6).fold(bits, |bits, power| {
+        let by = 1 << power;
+        let swapped = (bits & LOWER[power]) << by | bits >> by & LOWER[power];
+        if with & by == 0 { bits } else { swapped }
+    })
 }
 
 fn label(node: u64) -> u8 {
@@ -56,44 +95,44 @@ impl Trie {
     pub(super) fn new() -> Trie {
         let mut trie = Trie::default();
         trie.grow();
-        trie.occupied[0] = true;
-        trie.base_used[0] = true;
+        trie.free[0].occupy(0);
+        trie.free[0].use_base(0);
         trie
     }
 
-    /// Adds one set of strings; empty strings are left out, since no walk can end on one.
+    /// Adds one set of strings, which are different; empty strings are left out, since no walk can end on one.
     pub(super) fn insert<'a>(&mut self, strings: impl IntoIterator<Item = (&'a str, u32)>) -> Root {
-        let sorted: BTreeMap<&[u8], u32> =
-            strings.into_iter().filter(|(s, _)| !s.is_empty()).map(|(s, id)| (s.as_bytes(), id)).collect();
-        let sorted: Vec<(&[u8], u32)> = sorted.into_iter().collect();
+        let strings = strings.into_iter().filter(|(string, _)| !string.is_empty());
+        let mut sorted: Vec<(&[u8], u32)> = strings.map(|(string, id)| (string.as_bytes(), id)).collect();
+        sorted.sort_unstable();
         let root = self.free_slot();
-        self.occupied[root] = true;
-        self.base_used[root] = true;
+        self.free[root / 256].occupy(root % 256);
+        self.free[root / 256].use_base(root % 256);
         self.children_of(root, &sorted, 0);
         Root(root as u32)
     }
 
     /// Gives back what only building needs.
     pub(super) fn finish(&mut self) {
-        self.base_used = Vec::new();
-        self.occupied = Vec::new();
+        self.free = Vec::new();
         self.nodes.shrink_to_fit();
     }
 
     /// Places the children of `parent`, whose strings are `sorted` and share their first `depth` bytes.
     fn children_of(&mut self, parent: usize, sorted: &[(&[u8], u32)], depth: usize) {
-        let groups: Vec<&[(&[u8], u32)]> = sorted.chunk_by(|a, b| a.0[depth] == b.0[depth]).collect();
-        if groups.is_empty() {
+        let groups = || sorted.chunk_by(|a, b| a.0[depth] == b.0[depth]);
+        let mut labels = [0; 256];
+        let count = groups().zip(&mut labels).map(|(group, label)| *label = group[0].0[depth]).count();
+        let labels = &labels[..count];
+        if labels.is_empty() {
             return;
         }
-        let labels: Vec<u8> = groups.iter().map(|group| group[0].0[depth]).collect();
-        let base = self.free_base(&labels);
-        self.base_used[base] = true;
+        let base = self.free_base(labels);
         self.nodes[parent] |= (base as u64) << 8;
-        for &label in &labels {
-            self.occupied[base ^ usize::from(label)] = true;
-        }
-        for group in groups {
+        let free = &mut self.free[base / 256];
+        free.use_base(base % 256);
+        labels.iter().for_each(|&label| free.occupy(base % 256 ^ usize::from(label)));
+        for group in groups() {
             let byte = group[0].0[depth];
             let node = base ^ usize::from(byte);
             // Sorted order puts the string that ends here first.
@@ -106,42 +145,31 @@ impl Trie {
         }
     }
 
-    fn grow(&mut self) {
-        let len = self.nodes.len() + 256;
-        self.nodes.resize(len, 0);
-        self.base_used.resize(len, false);
-        self.occupied.resize(len, false);
+    /// Opens a new block; returns its first slot.
+    fn grow(&mut self) -> usize {
+        let len = self.nodes.len();
+        self.nodes.resize(len + 256, 0);
+        self.free.push(Free::ALL);
+        len
     }
 
-    fn first_open(&self) -> usize {
-        self.nodes.len().saturating_sub(256 * OPEN_BLOCKS)
+    /// The blocks that are still looked into, with the first slot of each.
+    fn open(&self) -> impl Iterator<Item = (usize, &Free)> {
+        let first = self.free.len().saturating_sub(OPEN_BLOCKS);
+        self.free.iter().enumerate().skip(first).map(|(block, free)| (block * 256, free))
     }
 
     /// A slot for a root. A root has no label, which reads as label 0, so nobody may have its slot as base.
     fn free_slot(&mut self) -> usize {
-        let free = |slot: &usize| !self.occupied[*slot] && !self.base_used[*slot];
-        if let Some(slot) = (self.first_open()..self.nodes.len()).find(free) {
-            return slot;
-        }
-        self.grow();
-        self.nodes.len() - 256
+        // Its slot under label 0 is the base itself.
+        self.free_base(&[0])
     }
 
     /// A base nobody uses under which all `labels` are free.
     fn free_base(&mut self, labels: &[u8]) -> usize {
-        loop {
-            // A base and its slots lie in the same block of 256, because only the low eight bits differ.
-            for slot in self.first_open()..self.nodes.len() {
-                let base = slot ^ usize::from(labels[0]);
-                if !self.occupied[slot]
-                    && !self.base_used[base]
-                    && labels.iter().all(|&label| !self.occupied[base ^ usize::from(label)])
-                {
-                    return base;
-                }
-            }
-            self.grow();
-        }
+        let found = self.open().find_map(|(start, free)| Some(start + free.base_for(labels)?));
+        // In an empty block every base will do.
+        found.unwrap_or_else(|| self.grow())
     }
 
     /// The longest string under `root` that `bytes` begins with: its id and its length in bytes.
@@ -197,6 +225,15 @@ mod tests {
                     prop_assert_eq!(trie.longest_prefix(root, text.as_bytes()), longest_of(set, text));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn bits_are_exchanged_as_their_places_are() {
+        let bits = 0x0123_4567_89ab_cdef;
+        for with in 0..64u8 {
+            let expected = (0..64).map(|i| (bits >> (i ^ with) & 1) << i).fold(0, |sum: u64, bit| sum | bit);
+            assert_eq!(exchanged(bits, with), expected, "with {with}");
         }
     }
 
