@@ -131,7 +131,7 @@ impl Trie {
         self.nodes[parent] |= (base as u64) << 8;
         let free = &mut self.free[base / 256];
         free.use_base(base % 256);
-        labels.iter().for_each(|&label| free.occupy(base % 256 ^ usize::from(label)));
+        labels.iter().for_each(|&label| free.occupy((base % 256) ^ usize::from(label)));
         for group in groups() {
             let byte = group[0].0[depth];
             let node = base ^ usize::from(byte);
