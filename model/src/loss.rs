@@ -3,7 +3,7 @@
 //! The caller divides by the examples of the whole global batch, so that gradients of micro-batches add up to the
 //! gradient of the batch, however it was cut.
 
-use tch::{Device, Kind, Reduction, Tensor, no_grad};
+use tch::{Device, Kind, Reduction, Tensor, no_grad_guard};
 
 /// Labels to ignore; the model passes none, torch wants a number.
 const IGNORED: i64 = -100;
@@ -53,7 +53,9 @@ fn in_pieces(
     let mut loss = Tensor::zeros([0i64; 0], (y.kind(), Device::Cpu));
     let mut correct = Tensor::zeros([0i64; 0], (Kind::Int64, Device::Cpu));
     let mut gradients = differentiable.then(|| (Vec::new(), weight.zeros_like(), bias.zeros_like()));
-    no_grad(|| {
+    {
+        // A guard, for memory may be used up in here, which is a panic: gradients must be on again then.
+        let _guard = no_grad_guard();
         for (y, labels) in y.split(rows, 0).iter().zip(labels.split(rows, 0)) {
             let labels = labels.unsqueeze(1); // [C, 1]
             let mut logits = y.linear(weight, Some(bias)); // [C, V]
@@ -72,7 +74,7 @@ fn in_pieces(
                 *by_bias += by_logits.sum_dim_intlist(0, false, None); // [V]
             }
         }
-    });
+    }
     loss /= normalizer;
     if let Some((by_y, by_weight, by_bias)) = gradients {
         loss = carrying(loss, &[(y, Tensor::cat(&by_y, 0)), (weight, by_weight), (bias, by_bias)]);
@@ -170,7 +172,7 @@ mod tests {
         let (y, weight, bias) =
             (leaf(&[2, 3], Kind::Float), leaf(&[5, 3], Kind::Float), leaf(&[5], Kind::Float));
         let labels = Tensor::from_slice(&[1i64, 4]);
-        let (loss, _) = no_grad(|| vocabulary_cross_entropy(&y, &weight, &bias, &labels, 2.0));
+        let (loss, _) = tch::no_grad(|| vocabulary_cross_entropy(&y, &weight, &bias, &labels, 2.0));
         assert!(!loss.requires_grad());
     }
 

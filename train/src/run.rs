@@ -335,7 +335,12 @@ impl Run {
                 "{tokens} fit: continue with `train --resume {} --micro-batch-tokens {tokens}`",
                 self.folder.path().display()
             ),
-            _ => "nor does any smaller one; a shorter train.seq_len or a smaller model may fit".to_owned(),
+            Ok(None) => {
+                "nor does any smaller one; a shorter train.seq_len or a smaller model may fit".to_owned()
+            }
+            Err(error) => {
+                format!("lower it with --micro-batch-tokens (what fits could not be tried: {error})")
+            }
         };
         let (step, last_good) = (self.state.step + 1, self.saver.last_good());
         Error::StepTooLarge { step, micro_batch_tokens, advice, last_good, source: Box::new(source) }

@@ -2,9 +2,8 @@
 
 use std::any::Any;
 use std::ffi::{CStr, CString, c_char, c_void};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use tch::{Tensor, no_grad};
+use tch::{Tensor, no_grad_guard};
 use torch_sys::C_tensor;
 
 use super::{check, sys};
@@ -27,7 +26,11 @@ pub fn node(
     inputs: &[&Tensor],
     forward: impl FnOnce() -> Result<(Vec<Tensor>, Backward), Error>,
 ) -> Result<Vec<Tensor>, Error> {
-    let (mut outputs, backward) = no_grad(forward)?;
+    let (mut outputs, backward) = {
+        // A guard, since tch's `no_grad` leaves gradients off when what it calls panics: when memory is used up, for one.
+        let _guard = no_grad_guard();
+        forward()?
+    };
     let label = CString::new(name).expect("names of nodes are words");
     let lent = check::lend(inputs);
     let handles: Vec<*mut C_tensor> = outputs.iter_mut().map(Tensor::as_mut_ptr).collect();
@@ -64,7 +67,7 @@ unsafe extern "C" fn run(
     input_gradients: *mut *mut C_tensor,
     inputs: usize,
 ) -> *mut c_char {
-    let result = catch_unwind(AssertUnwindSafe(|| {
+    let result = check::unwound(|| {
         // SAFETY: the caller's promise; nobody else uses the context during a backward pass.
         let slot = unsafe { &mut *context.cast::<Option<Backward>>() };
         let gradients = (0..outputs)
@@ -76,7 +79,8 @@ unsafe extern "C" fn run(
             })
             .collect();
         let backward = slot.take().ok_or("its backward pass can run only once")?;
-        let results = no_grad(|| backward(gradients)).map_err(|error| error.to_string())?;
+        let _guard = no_grad_guard();
+        let results = backward(gradients).map_err(|error| error.to_string())?;
         if results.len() != inputs {
             return Err(format!("it gave {} gradients for {inputs} inputs", results.len()));
         }
@@ -88,7 +92,7 @@ unsafe extern "C" fn run(
             }
         }
         Ok(())
-    }));
+    });
     let text = match result {
         Ok(Ok(())) => return std::ptr::null_mut(),
         Ok(Err(text)) => text,
@@ -160,7 +164,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use tch::{Device, Kind};
+    use tch::{Device, Kind, no_grad};
 
     use super::*;
 
@@ -187,6 +191,19 @@ mod tests {
         let x = leaf(&[1.0, -2.0, 3.0]);
         (square(&square(&x)) * 0.5).sum(Kind::Double).backward(); // x⁴ / 2
         assert_eq!(Vec::<f64>::try_from(x.grad()).unwrap(), [2.0, -16.0, 54.0]);
+    }
+
+    #[test]
+    fn a_forward_pass_that_libtorch_refuses_leaves_gradients_on() {
+        let x = leaf(&[1.0]);
+        let refused = check::caught("allocate", || {
+            node("huge", &[&x], || {
+                let y = Tensor::ones([1 << 30, 1 << 30], (Kind::Float, Device::Cpu));
+                Ok((vec![y], Box::new(|_| Ok(vec![None])) as Backward))
+            })
+        });
+        assert!(matches!(refused, Err(Error::OutOfMemory { .. })), "{refused:?}");
+        assert!(square(&x).requires_grad());
     }
 
     #[test]

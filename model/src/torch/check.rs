@@ -1,9 +1,11 @@
 //! The checked layer: messages of the bridge become errors, new handles become tensors, and panics of tch become errors.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::ffi::{CStr, c_char};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{self, AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::null_mut;
+use std::sync::Once;
 
 use tch::Tensor;
 use torch_sys::C_tensor;
@@ -45,15 +47,38 @@ pub(crate) fn caught<T>(
     operation: &'static str,
     body: impl FnOnce() -> Result<T, Error>,
 ) -> Result<T, Error> {
-    // What the body leaves half done are tensors that nobody else holds.
-    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| match refusal(&*panic) {
+    unwound(body).unwrap_or_else(|panic| match refusal(&*panic) {
         Some(account) => Err(Error::torch(operation, &account)),
         None => resume_unwind(panic),
     })
 }
 
+thread_local! {
+    /// Whether this thread is in a call that makes errors of libtorch's refusals.
+    static CAUGHT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The result of `body`, or what it panicked with. Where libtorch refused, nothing is printed of the panic: the error that
+/// becomes of it says what matters.
+pub(super) fn unwound<T>(body: impl FnOnce() -> T) -> std::thread::Result<T> {
+    static SILENCE: Once = Once::new();
+    SILENCE.call_once(|| {
+        let others = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            if !CAUGHT.get() || refusal(panic.payload()).is_none() {
+                others(panic);
+            }
+        }));
+    });
+    let outer = CAUGHT.replace(true);
+    // What the body leaves half done are tensors that nobody else holds.
+    let result = catch_unwind(AssertUnwindSafe(body));
+    CAUGHT.set(outer);
+    result
+}
+
 /// libtorch's account of why it refused, if that is what tch panicked about: the text of `unwrap` on a `TchError`.
-fn refusal(panic: &(dyn Any + Send)) -> Option<String> {
+fn refusal(panic: &dyn Any) -> Option<String> {
     let text = panic.downcast_ref::<String>()?;
     let account = text.strip_prefix("called `Result::unwrap()` on an `Err` value: Torch(\"")?;
     Some(account.trim_end_matches("\")").replace("\\n", "\n").replace("\\\"", "\""))
