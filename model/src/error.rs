@@ -157,6 +157,16 @@ pub enum Error {
         /// What stands in its way.
         reason: String,
     },
+    /// The fused path's attention cannot be launched for so many.
+    #[error(
+        "a micro-batch has {found} sequences, and the attention kernels take at most {most}; make the micro-batches smaller"
+    )]
+    TooManySequences {
+        /// Sequences in the micro-batch.
+        found: i64,
+        /// What a launch allows.
+        most: i64,
+    },
     /// The arithmetic asked for is not one the model supports.
     #[error("the model does not compute in {found:?}; use Float, BFloat16 or Double")]
     ComputeKind {

@@ -83,7 +83,7 @@ def run(command, log, timeout=None):
         return not stopped
 
 
-def pretrain(arguments, clock, preset, every):
+def pretrain(arguments, clock, preset, lr, every):
     """One run, from the beginning or from where it stopped."""
     folder = arguments.scratch / preset
     done = folder / "pretraining-done"
@@ -98,7 +98,7 @@ def pretrain(arguments, clock, preset, every):
         command = [arguments.train, "--out", folder, "--preset", preset, "--budget", f"{round(60 * arguments.minutes)}s"]
         for shards in arguments.shards:
             command += ["--shards", shards]
-        sets = [f"train.batch_size={arguments.batch_size}", f"optimizer.lr={arguments.lr}", "loader.policy=chunk",
+        sets = [f"train.batch_size={arguments.batch_size}", f"optimizer.lr={lr}", "loader.policy=chunk",
                 f"checkpoint.every_steps={every}", "checkpoint.keep=0", f"eval.every_steps={every}", "eval.max_samples=4096",
                 f"train.micro_batch_tokens={arguments.micro_batch_tokens}", f"train.device={arguments.device}", *arguments.set]
         for value in sets:
@@ -147,7 +147,8 @@ def main():
                         help="steps between checkpoints, for each preset")
     parser.add_argument("--checkpoints", type=int, default=4, help="evaluated of each run")
     parser.add_argument("--batch-size", type=int, default=1024)
-    parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--lr", type=lambda text: [float(part) for part in text.split(",")], default=[5e-4, 2e-4],
+                        help="for each preset, or one for all: BERT does not bear the paper's in so short a time")
     parser.add_argument("--micro-batch-tokens", default="65536")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="further settings of pretraining")
     parser.add_argument("--tasks", default=TASKS)
@@ -163,7 +164,9 @@ def main():
     recipe = arguments.out / "recipe.toml"
     recipe.write_text(RECIPE)
 
-    runs = [pretrain(arguments, clock, preset, every) for preset, every in zip(arguments.presets, arguments.every)]
+    rates = arguments.lr if len(arguments.lr) > 1 else arguments.lr * len(arguments.presets)
+    runs = [pretrain(arguments, clock, preset, lr, every)
+            for preset, lr, every in zip(arguments.presets, rates, arguments.every)]
     for folder in runs:
         keep(folder, arguments.out)
     # The newest of each run first, so that a call cut short leaves what matters most.

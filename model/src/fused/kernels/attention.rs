@@ -98,11 +98,7 @@ impl Kernels {
         dropout: Dropout,
     ) -> Result<Attended, Error> {
         if sequences.count > MOST_SEQUENCES {
-            let reason = format!(
-                "a micro-batch has {} sequences, and attention takes at most {MOST_SEQUENCES}: make train.micro_batch_tokens smaller",
-                sequences.count
-            );
-            return Err(Error::Fused { reason });
+            return Err(Error::TooManySequences { found: sequences.count, most: MOST_SEQUENCES });
         }
         let (tokens, heads) = (rows(qkv), rows(slopes));
         let out = empty_like(qkv, [tokens, heads * HEAD_SIZE], Kind::BFloat16); // [T, H·K]
