@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use serde_json::Value;
-use tests::s3::{Server, environment};
-use tests::{Corpus, fail, program, succeed};
+use tests::s3::{Server, environment, silent_about};
+use tests::{Corpus, fail, program, succeed, text};
 
 /// A short training of a very small model.
 fn training(shards: &str, run: &Path, more: &[&str]) -> Command {
@@ -41,14 +43,21 @@ fn losses(run: &Path) -> Vec<(Value, Value, Value)> {
     lines.map(|line| (line["step"].clone(), line["loss"].clone(), line["unigram_loss"].clone())).collect()
 }
 
-#[test]
-fn a_model_trained_from_a_store_is_the_one_trained_from_the_folder() {
-    let (corpus, server) = (Corpus::sentences(4, 60), Server::start());
-    let shards = corpus.ingest("shards", &["--held-out", "0.1"]);
-    for file in fs::read_dir(&shards).unwrap().flatten().filter(|file| file.path().is_file()) {
+/// The files of a folder, in the bucket under `c4`.
+fn store(shards: &Path) -> Server {
+    let server = Server::start();
+    for file in fs::read_dir(shards).unwrap().flatten().filter(|file| file.path().is_file()) {
         let name = file.file_name().into_string().unwrap();
         server.put(&format!("c4/{name}"), fs::read(file.path()).unwrap());
     }
+    server
+}
+
+#[test]
+fn a_model_trained_from_a_store_is_the_one_trained_from_the_folder() {
+    let corpus = Corpus::sentences(4, 60);
+    let shards = corpus.ingest("shards", &["--held-out", "0.1"]);
+    let server = store(&shards);
     let path = |name: &str| corpus.path().join(name);
     let cache = path("cache");
     let cached = ["--shard-cache", cache.to_str().unwrap(), "--shard-cache-size", "1GiB"];
@@ -86,4 +95,36 @@ fn a_model_trained_from_a_store_is_the_one_trained_from_the_folder() {
     let mut command = training("s3://bucket/c4", &path("bad"), &["--shard-cache", empty.to_str().unwrap()]);
     let said = fail(command.envs(environment(server.address())));
     assert!(said.contains("s3://bucket/c4/shard-00002-0000.tokens is damaged at byte 128"), "{said}");
+}
+
+/// Interrupted while the first batch is fetched from a store that never gives it, a training ends, and can be continued.
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_the_waiting_for_a_store() {
+    let corpus = Corpus::sentences(2, 60);
+    let shards = corpus.ingest("shards", &["--held-out", "0.1"]);
+    let server = store(&shards);
+    let (run, cache) = (corpus.path().join("run"), corpus.path().join("cache"));
+    let cached = ["--shard-cache", cache.to_str().unwrap()];
+    let mut command = training("s3://bucket/c4", &run, &cached);
+    let silent = environment(silent_about(".tokens", server.address()));
+    let started = command.envs(silent).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    // What is being fetched stands in the cache.
+    let is_fetching = || {
+        let mut files = fs::read_dir(&cache).into_iter().flatten().flatten();
+        files.any(|file| file.file_name().to_string_lossy().ends_with(".part"))
+    };
+    while !is_fetching() {
+        thread::sleep(Duration::from_millis(20));
+    }
+    thread::sleep(Duration::from_millis(300));
+    succeed(Command::new("kill").args(["-INT", &started.id().to_string()]));
+    let output = started.wait_with_output().unwrap();
+    let said = text(&output);
+    assert!(output.status.success(), "{}: {said}", output.status);
+    assert!(said.contains("stopped after step 0, which is saved; continue with `train --resume"), "{said}");
+
+    succeed(program("train").arg("--resume").arg(&run).envs(environment(server.address())));
+    succeed(&mut training(shards.to_str().unwrap(), &corpus.path().join("here"), &[]));
+    assert!(weights(&run, 6) == weights(&corpus.path().join("here"), 6), "other weights");
 }

@@ -357,8 +357,7 @@ impl StepBuilder {
         }
         let plan = Plan::new(&samples.parts(config.batch_tokens > 0)?, config)?;
         if world_size > plan.smallest_batch() {
-            let found = plan.smallest_batch();
-            return Err(invalid("the smallest batch in samples", found, "at least one sample for each rank"));
+            return Err(Error::MoreRanksThanSamples { samples: plan.smallest_batch(), world_size });
         }
         let seq_len = samples.seq_len();
         Ok(Self {

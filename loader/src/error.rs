@@ -214,6 +214,18 @@ pub enum Error {
         expected: &'static str,
     },
 
+    /// Some rank would get nothing.
+    #[error(
+        "{world_size} ranks cannot share a batch of {samples} samples, which is the smallest of this training; use at most \
+         {samples} ranks, or raise train.batch_size, or train.batch_warmup_from where the batch grows"
+    )]
+    MoreRanksThanSamples {
+        /// Samples of the smallest batch.
+        samples: usize,
+        /// Number of ranks.
+        world_size: usize,
+    },
+
     /// Whole words were to be masked with a tokenizer that does not say what a word is.
     #[error(
         "whole_word_masking needs a WordPiece tokenizer, whose continuations begin with `##`, but {file} of the shards is \
@@ -271,6 +283,10 @@ pub enum Error {
         /// Number of slots.
         slots: usize,
     },
+
+    /// Whoever wanted a shard of a store has gone while it was being fetched.
+    #[error("a shard was not waited for any longer, since nobody takes the loader's batches")]
+    Abandoned,
 
     /// An object store said no, or something that cannot be.
     #[error(transparent)]

@@ -1,8 +1,9 @@
 //! The shards at hand: those of this machine always, those of a store while they are held.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use crate::cache::{Part, Pin};
+use crate::cache::{Part, Pin, Pool};
 use crate::corpus::{Corpus, ShardAt};
 use crate::error::Error;
 use crate::shard::Shard;
@@ -15,17 +16,43 @@ pub(crate) struct Hand {
     part: Part,
     /// One for each shard of the corpus; empty when none lies in a store.
     held: Box<[OnceLock<Pin>]>,
+    /// Set once, when nobody needs what it waits for. Relaxed: it guards no data, and is read under the pool's lock, which
+    /// whoever sets it takes afterwards. Copies share it.
+    abandoned: Arc<AtomicBool>,
+}
+
+/// Ends the waiting of a hand and its copies for shards of a store.
+#[derive(Clone, Debug)]
+pub(crate) struct Abandon {
+    pool: Option<Arc<Pool>>,
+    abandoned: Arc<AtomicBool>,
+}
+
+impl Abandon {
+    /// Whoever waits gets [`Error::Abandoned`], now and later.
+    pub(crate) fn now(&self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+        if let Some(pool) = &self.pool {
+            pool.wake();
+        }
+    }
 }
 
 impl Hand {
     /// An empty one.
     pub(crate) fn new(corpus: Arc<Corpus>, part: Part) -> Self {
         let shards = if corpus.pool().is_some() { corpus.shards().len() } else { 0 };
-        Self { corpus, part, held: (0..shards).map(|_| OnceLock::new()).collect() }
+        let held = (0..shards).map(|_| OnceLock::new()).collect();
+        Self { corpus, part, held, abandoned: Arc::default() }
     }
 
     pub(crate) fn corpus(&self) -> &Arc<Corpus> {
         &self.corpus
+    }
+
+    /// What ends its waiting.
+    pub(crate) fn abandon(&self) -> Abandon {
+        Abandon { pool: self.corpus.pool().cloned(), abandoned: Arc::clone(&self.abandoned) }
     }
 
     /// Whether some shards lie in a store.
@@ -49,7 +76,7 @@ impl Hand {
     #[inline(never)]
     fn take(&self, number: usize, object: usize) -> Result<(), Error> {
         if let (Some(pool), Some(held)) = (self.corpus.pool(), self.held.get(number)) {
-            for pin in pool.hold(&[object], self.part)? {
+            for pin in pool.hold(&[object], self.part, &self.abandoned)? {
                 // Another thread may have been quicker.
                 let _ = held.set(pin);
             }
@@ -83,7 +110,7 @@ impl Hand {
         let Some(pool) = self.corpus.pool() else { return Ok(()) };
         let stored = numbers.iter().filter_map(|number| Some((*number, self.corpus.object(*number)?)));
         let (numbers, objects): (Vec<usize>, Vec<usize>) = stored.unzip();
-        for (number, pin) in numbers.into_iter().zip(pool.hold(&objects, self.part)?) {
+        for (number, pin) in numbers.into_iter().zip(pool.hold(&objects, self.part, &self.abandoned)?) {
             let _ = self.held[number].set(pin);
         }
         Ok(())

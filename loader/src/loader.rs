@@ -10,11 +10,13 @@ use crate::cache::Ahead;
 use crate::config::LoaderConfig;
 use crate::corpus::{Corpus, Split};
 use crate::error::Error;
+use crate::hand::Abandon;
 use crate::plan::Plan;
 use crate::slot::Region;
 use crate::workers::{Taken, Workers};
 
-/// Running workers that keep batches ready; iterate over it to take them. Dropping it stops the threads.
+/// Running workers that keep batches ready; iterate over it to take them. Dropping it stops the threads, also those that
+/// wait for a shard to be fetched.
 ///
 /// What it gives depends on the corpus, the configuration, the rank and the step: not on the number of workers, not on
 /// the step that it was started at.
@@ -23,6 +25,8 @@ pub struct Loader {
     workers: Workers<StepBatch>,
     /// Where shards lie in a store.
     _ahead: Option<Ahead>,
+    /// Ends waiting for shards.
+    abandon: Abandon,
     plan: Plan,
     waited: Duration,
 }
@@ -61,7 +65,19 @@ impl Loader {
         &self.plan
     }
 
-    /// How long [`next`](Iterator::next) has waited for batches that were not ready, in all.
+    /// Waits until [`next`](Iterator::next) has an answer without waiting, and no longer than `most`. False when it has none:
+    /// where shards are being fetched, that may take long.
+    pub fn wait(&mut self, most: Duration) -> bool {
+        if self.workers.is_ready() {
+            return true;
+        }
+        let start = Instant::now();
+        let is_ready = self.workers.wait(most);
+        self.waited += start.elapsed();
+        is_ready
+    }
+
+    /// How long [`next`](Iterator::next) and [`wait`](Loader::wait) have waited for batches that were not ready, in all.
     pub fn waited(&self) -> Duration {
         self.waited
     }
@@ -74,6 +90,13 @@ impl Loader {
     /// Gives a used batch back, as dropping it does, so that a worker fills its memory again.
     pub fn recycle(&self, batch: ReadyBatch) {
         drop(batch);
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        // Before the workers are waited for.
+        self.abandon.now();
     }
 }
 
@@ -172,6 +195,7 @@ impl LoaderBuilder {
                 builder.build(step, batch)
             }
         })?;
-        Ok(Loader { workers, _ahead: ahead, plan, waited: Duration::ZERO })
+        let abandon = builder.samples().abandon();
+        Ok(Loader { workers, _ahead: ahead, abandon, plan, waited: Duration::ZERO })
     }
 }

@@ -13,6 +13,8 @@
 // Shared slots: one thread at a time has a slot, which the stamps decide and the compiler cannot know.
 #![allow(unsafe_code)]
 
+use std::time::{Duration, Instant};
+
 use crossbeam::utils::CachePadded;
 
 use crate::sync::{Arc, AtomicBool, AtomicU64, Backoff, Ordering, Parker, Unparker, UnsafeCell, fence};
@@ -81,24 +83,39 @@ impl Seat {
     }
 
     /// Waits until `ready`: a little busily, then asleep. Whoever makes it ready for `ticket` must call
-    /// [`wake`](Seat::wake) afterwards.
-    fn wait(&self, parker: &Parker, ticket: u64, ready: impl Fn() -> bool) {
+    /// [`wake`](Seat::wake) afterwards. False when the deadline comes first.
+    fn wait(
+        &self,
+        parker: &Parker,
+        ticket: u64,
+        deadline: Option<Instant>,
+        ready: impl Fn() -> bool,
+    ) -> bool {
         let backoff = Backoff::new();
         while !backoff.is_completed() {
             if ready() {
-                return;
+                return true;
             }
             backoff.snooze();
         }
+        let mut in_time = true;
         while !ready() {
             self.sleeps_for.store(ticket, Ordering::Relaxed);
             fence(Ordering::SeqCst);
             if ready() {
                 break;
             }
-            parker.park();
+            match deadline {
+                None => parker.park(),
+                Some(deadline) if Instant::now() < deadline => parker.park_deadline(deadline),
+                Some(_) => {
+                    in_time = false;
+                    break;
+                }
+            }
         }
         self.sleeps_for.store(NONE, Ordering::Relaxed);
+        in_time
     }
 
     /// Wakes the thread if it sleeps for `ticket`. To be called after a [`SeqCst`](Ordering::SeqCst) fence.
@@ -157,7 +174,7 @@ impl<T> Filler<T> {
         }
         let (slot, free) = (ring.slot(ticket), ring.free(ticket));
         let has_turn = || slot.stamp.load(Ordering::Acquire) == free;
-        ring.fillers[self.seat].wait(&self.parker, ticket, || has_turn() || ring.is_closed());
+        ring.fillers[self.seat].wait(&self.parker, ticket, None, || has_turn() || ring.is_closed());
         if !has_turn() {
             return false;
         }
@@ -192,6 +209,18 @@ impl<T> Taker<T> {
         self.ring.slot(self.next).stamp.load(Ordering::Acquire) == self.ring.free(self.next) + 1
     }
 
+    /// Waits until [`take`](Taker::take) has an answer without waiting, and no longer than `most`. False when it has none.
+    pub(crate) fn wait(&self, most: Duration) -> bool {
+        let (ring, ticket) = (&*self.ring, self.next);
+        if ticket >= ring.end {
+            return true;
+        }
+        let (slot, free) = (ring.slot(ticket), ring.free(ticket));
+        // One less than free: the slot is held.
+        let ready = || [free + 1, free.wrapping_sub(1)].contains(&slot.stamp.load(Ordering::Acquire));
+        ring.taker.wait(&self.parker, ticket, Instant::now().checked_add(most), ready)
+    }
+
     /// The next ticket's slot, when it is filled; nothing after the last.
     pub(crate) fn take(&mut self) -> Option<Result<Lease<T>, Held>> {
         let (ring, ticket) = (&*self.ring, self.next);
@@ -203,7 +232,7 @@ impl<T> Taker<T> {
         if slot.stamp.load(Ordering::Acquire) + 1 == free {
             return Some(Err(Held));
         }
-        ring.taker.wait(&self.parker, ticket, || slot.stamp.load(Ordering::Acquire) == free + 1);
+        ring.taker.wait(&self.parker, ticket, None, || slot.stamp.load(Ordering::Acquire) == free + 1);
         self.next += 1;
         Some(Ok(Lease { ring: Arc::clone(&self.ring), ticket }))
     }
@@ -326,6 +355,28 @@ mod tests {
         drop(first);
         fillers[0].fill(|_, value| *value = 3);
         assert_eq!(*taker.take().unwrap().unwrap().get(), 3);
+    }
+
+    #[test]
+    fn waiting_ends_in_time_or_when_there_is_an_answer() {
+        let (mut taker, mut fillers) = ring(vec![0u64; 2], 1, 3);
+        let (soon, long) = (Duration::from_millis(5), Duration::from_secs(600));
+        assert!(!taker.wait(soon) && !taker.wait(Duration::ZERO));
+        let mut filler = fillers.pop().unwrap();
+        let thread = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            while filler.fill(|ticket, value| *value = ticket) {}
+        });
+        assert!(taker.wait(long));
+        let first = taker.take().unwrap().unwrap();
+        assert!(taker.wait(long));
+        let second = taker.take().unwrap().unwrap();
+        // The slot of the third is held, and nothing comes after the last: both are known at once.
+        assert!(taker.wait(long) && taker.take().unwrap().is_err());
+        drop((first, second));
+        assert!(taker.wait(Duration::MAX) && *taker.take().unwrap().unwrap().get() == 2);
+        assert!(taker.wait(long) && taker.take().is_none());
+        thread.join().unwrap();
     }
 
     #[test]

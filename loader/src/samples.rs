@@ -8,7 +8,7 @@ use crate::cache::Part as ShardPart;
 use crate::config::{SamplePolicy, check_seq_len, invalid};
 use crate::corpus::{Corpus, Split};
 use crate::error::Error;
-use crate::hand::Hand;
+use crate::hand::{Abandon, Hand};
 use crate::plan::Part;
 use crate::shard::Tokens;
 
@@ -363,6 +363,11 @@ impl Samples {
             self.hand.keep(self.shards_of(sample)?.start);
         }
         Ok(())
+    }
+
+    /// What ends the waiting for shards of these samples and of all copies of them.
+    pub(crate) fn abandon(&self) -> Abandon {
+        self.hand.abandon()
     }
 
     /// Gives all shards of a store back.

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 use std::panic::{self, AssertUnwindSafe};
+use std::time::Duration;
 
 use crate::error::Error;
 use crate::ring::{Filler, Held, Lease, Taker, ring};
@@ -71,6 +72,11 @@ impl<T: Send + Sync + 'static> Workers<T> {
     /// Whether the next item could be taken without waiting.
     pub(crate) fn is_ready(&self) -> bool {
         self.taker.is_ready()
+    }
+
+    /// Waits until [`take`](Workers::take) has an answer without waiting, and no longer than `most`. False when it has none.
+    pub(crate) fn wait(&self, most: Duration) -> bool {
+        self.taker.wait(most)
     }
 
     /// The item of the next step, when it is ready; nothing after the last step or after an error.

@@ -142,6 +142,42 @@ impl Breaking {
     }
 }
 
+/// A way to a server on which some requests are never answered: those whose first bytes name a file that ends in `ending`.
+/// Gives its address.
+///
+/// # Panics
+/// When this machine has no free port.
+pub fn silent_about(ending: &'static str, server: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            thread::spawn(move || pass_on(client, server, ending));
+        }
+    });
+    address
+}
+
+/// Carries one connection to the server and back, until a request is not to be answered.
+fn pass_on(mut client: TcpStream, server: SocketAddr, ending: &str) -> io::Result<()> {
+    let mut server = TcpStream::connect(server)?;
+    let (mut answers, mut back) = (server.try_clone()?, client.try_clone()?);
+    thread::spawn(move || io::copy(&mut answers, &mut back));
+    let mut buffer = [0; 1 << 16];
+    loop {
+        let read = client.read(&mut buffer)?;
+        let request = String::from_utf8_lossy(&buffer[..read]);
+        let path = request.split([' ', '?']).nth(1).unwrap_or_default();
+        while path.ends_with(ending) {
+            thread::park();
+        }
+        if read == 0 {
+            return server.shutdown(Shutdown::Write);
+        }
+        server.write_all(&buffer[..read])?;
+    }
+}
+
 /// Carries one connection to the server and back, until `bytes` have gone in the direction that counts.
 fn forward(
     client: TcpStream,

@@ -5,7 +5,7 @@ mod open;
 mod plan;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use loader::{Corpus, Loader, LoaderConfig};
 use model::{MaskedLm, Work};
@@ -28,6 +28,9 @@ use crate::step::{Launched, StepOutcome, step, step_seed};
 use crate::stop::Stop;
 
 pub(crate) use open::{build, check_vocabulary};
+
+/// How long a run waits for a batch before it looks whether it has been asked to stop.
+const ATTENTION: Duration = Duration::from_millis(100);
 
 /// A run that is ready to train.
 #[derive(Debug)]
@@ -136,9 +139,20 @@ impl Run {
         let mut watch = Watch::start();
         let mut under_way: Option<UnderWay> = None;
         let (mut feed, mut loader) = self.feed()?;
+        stop.takes_requests();
         loop {
             self.saver.poll()?;
             let (asked, reading) = (Instant::now(), ranks.resting());
+            // A store may take its time. Alone, nobody who asks for a stop needs to wait for it; the ranks of a job decide
+            // together, after a step.
+            while !ranks.is_job() && !loader.wait(ATTENTION) {
+                if stop.requested() {
+                    if let Some(before) = under_way.take() {
+                        self.account(before, &mut watch, &progress)?;
+                    }
+                    return self.leave(first, &clock, &progress);
+                }
+            }
             let Some(batch) = loader.next().transpose()? else { break };
             drop(reading);
             watch.waited_s += asked.elapsed().as_secs_f64();
@@ -200,18 +214,37 @@ impl Run {
                 break;
             }
             if stopping {
-                self.saver.wait()?;
-                let run = self.folder.path().display();
-                progress.line(&format!(
-                    "stopped after step {done}, which is saved; continue with `train --resume {run}`"
-                ));
-                break;
+                return self.stopped(&progress);
             }
             if self.feed_config() != feed {
                 (feed, loader) = self.feed()?;
             }
         }
         self.saver.wait()?;
+        progress.finish();
+        Ok(())
+    }
+
+    /// Saves what has been done since step `first`, the first of this process, where the next batch is not waited for. A run of
+    /// no step is saved too, so that all can be continued alike.
+    fn leave(&mut self, first: u64, clock: &Clock, progress: &Progress) -> Result<(), Error> {
+        self.saver.wait()?;
+        let step = self.state.step;
+        let is_saved = self.saver.written() == Some(step) || (step == first && first > 0);
+        if !is_saved {
+            self.state.elapsed_s = clock.seconds();
+            self.save(clock, Instant::now())?;
+        }
+        self.stopped(progress)
+    }
+
+    /// Says how to go on after a stop, once the last step is saved.
+    fn stopped(&mut self, progress: &Progress) -> Result<(), Error> {
+        self.saver.wait()?;
+        let (done, run) = (self.state.step, self.folder.path().display());
+        progress.line(&format!(
+            "stopped after step {done}, which is saved; continue with `train --resume {run}`"
+        ));
         progress.finish();
         Ok(())
     }

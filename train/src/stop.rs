@@ -1,4 +1,5 @@
-//! Stopping a run from outside: the first SIGTERM or SIGINT is a request, the second ends the process at once.
+//! Stopping a run from outside: the first SIGTERM or SIGINT is a request, the second ends the process at once. While nothing
+//! has been trained, so that nothing could be lost, the first one does.
 
 use std::io;
 use std::sync::Arc;
@@ -7,37 +8,47 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 
-/// Exit status after a second signal: 128 and the number of SIGINT, as shells have it.
+/// Exit status where a signal ends the process at once: 128 and the number of SIGINT, as shells have it.
 const IMPATIENT: i32 = 130;
 
 /// Whether the run has been asked to stop.
 #[derive(Clone, Debug, Default)]
-pub struct Stop(Arc<AtomicBool>);
+pub struct Stop {
+    requested: Arc<AtomicBool>,
+    /// Whether a signal ends the process at once.
+    at_once: Arc<AtomicBool>,
+}
 
 impl Stop {
-    /// From now on SIGTERM and SIGINT ask for a stop, and a write beyond the limit on the size of files is an error that names
-    /// the file instead of the end of the process.
+    /// From now on SIGTERM and SIGINT end the process, and after [`takes_requests`](Stop::takes_requests) they ask for a stop. A
+    /// write beyond the limit on the size of files is an error that names the file instead of the end of the process.
     ///
     /// # Errors
     /// The system's, when it refuses a handler.
     pub fn on_signals() -> io::Result<Stop> {
-        let stop = Stop::default();
+        let stop = Stop { at_once: Arc::new(true.into()), ..Stop::default() };
         flag::register(SIGXFSZ, Arc::default())?;
         for signal in [SIGTERM, SIGINT] {
             // In this order: the first signal finds the flag unset and sets it, the second finds it set.
-            flag::register_conditional_shutdown(signal, IMPATIENT, Arc::clone(&stop.0))?;
-            flag::register(signal, Arc::clone(&stop.0))?;
+            flag::register_conditional_shutdown(signal, IMPATIENT, Arc::clone(&stop.at_once))?;
+            flag::register_conditional_shutdown(signal, IMPATIENT, Arc::clone(&stop.requested))?;
+            flag::register(signal, Arc::clone(&stop.requested))?;
         }
         Ok(stop)
     }
 
+    /// From now on the first signal is a request, which somebody heeds.
+    pub fn takes_requests(&self) {
+        self.at_once.store(false, Ordering::Relaxed);
+    }
+
     /// Asks for a stop.
     pub fn request(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.requested.store(true, Ordering::Relaxed);
     }
 
     /// Whether a stop has been asked for.
     pub fn requested(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.requested.load(Ordering::Relaxed)
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{io, thread};
@@ -133,8 +134,13 @@ impl Pool {
     /// Some shards, all of them or none, fetched if need be.
     ///
     /// # Errors
-    /// [`Error::CacheTooSmall`]; why one of them cannot be had.
-    pub(crate) fn hold(&self, objects: &[usize], part: Part) -> Result<Vec<Pin>, Error> {
+    /// [`Error::CacheTooSmall`]; why one of them cannot be had; [`Error::Abandoned`] when `abandoned` is set meanwhile.
+    pub(crate) fn hold(
+        &self,
+        objects: &[usize],
+        part: Part,
+        abandoned: &AtomicBool,
+    ) -> Result<Vec<Pin>, Error> {
         let shared = &self.0;
         let mut state = shared.lock();
         let items: Vec<usize> = objects.iter().map(|object| state.item(*object, part)).collect();
@@ -153,21 +159,36 @@ impl Pool {
                 break;
             }
             items.iter().for_each(|item| state.items[*item].pins -= 1);
+            if abandoned.load(Ordering::Relaxed) {
+                return Err(Error::Abandoned);
+            }
             state = wait(&shared.changed, state, patience);
         }
         while let Some(missing) = distinct.iter().position(|item| !state.items[*item].is_open()) {
+            let mut demanded = match abandoned.load(Ordering::Relaxed) {
+                true => Err(Error::Abandoned),
+                false => Ok(()),
+            };
             for &item in &distinct[missing..] {
-                if let Err(error) = state.demand(item) {
-                    state.give_back(&items);
-                    shared.changed.notify_all();
-                    return Err(error);
-                }
+                demanded = demanded.and_then(|()| state.demand(item));
+            }
+            if let Err(error) = demanded {
+                state.give_back(&items);
+                shared.changed.notify_all();
+                return Err(error);
             }
             shared.work.notify_all();
             state = wait(&shared.changed, state, PATIENCE);
         }
         let pins = items.iter().map(|&item| shared.pin(&mut state, item));
         Ok(pins.collect())
+    }
+
+    /// Has all who wait look whether they have been abandoned.
+    pub(crate) fn wake(&self) {
+        // Who has looked and not yet begun to wait holds the lock.
+        drop(self.0.lock());
+        self.0.changed.notify_all();
     }
 
     /// Has some shards fetched, in their order, without waiting for them.

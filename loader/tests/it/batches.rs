@@ -15,7 +15,9 @@ use loader::{
     SamplePolicy, Split, StepBatch, held_out_batches, measure,
 };
 
-use crate::fixture::{Documents, SPECIAL, VOCAB, config, corpus, write_folder};
+use proptest::prelude::*;
+
+use crate::fixture::{Documents, SPECIAL, VOCAB, config, corpus, some_documents, write_folder};
 
 pub(crate) fn batches(
     corpus: &Arc<Corpus>,
@@ -330,14 +332,16 @@ fn settings_that_cannot_work_are_refused_at_start() {
     );
     assert_eq!(
         message(LoaderConfig { batch_size: 3, ..config() }, 0, 4),
-        "the smallest batch in samples is 3, expected at least one sample for each rank"
+        "4 ranks cannot share a batch of 3 samples, which is the smallest of this training; use at most 3 ranks, or raise \
+         train.batch_size, or train.batch_warmup_from where the batch grows"
     );
     assert_eq!(message(config(), 4, 4), "rank is 4, expected less than the number of ranks");
     // The first batch of a warm-up is the smallest.
     let growing = LoaderConfig { batch_warmup_steps: 10, batch_warmup_from: 0.25, ..config() };
     assert_eq!(
         message(growing, 0, 4),
-        "the smallest batch in samples is 3, expected at least one sample for each rank"
+        "4 ranks cannot share a batch of 3 samples, which is the smallest of this training; use at most 3 ranks, or raise \
+         train.batch_size, or train.batch_warmup_from where the batch grows"
     );
     let words = message(LoaderConfig { whole_word_masking: true, ..config() }, 0, 1);
     assert!(words.starts_with("whole_word_masking needs a WordPiece tokenizer"), "{words}");
@@ -360,4 +364,47 @@ fn a_token_outside_the_vocabulary_names_shard_and_document() {
     assert!(matches!(&error, Error::TokenOutsideVocabulary { document: 7, token: 60_000, .. }), "{error}");
     assert!(loader.next().is_none());
     assert!(Shard::open(&path).unwrap().verify().is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever stands in a shard behind its header, a training gets batches or an error that names the file: never a panic, and
+    /// never a token that the model does not know.
+    #[test]
+    fn damaged_shards_give_batches_or_an_error(
+        chunk in any::<bool>(), damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..40),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        write_folder(dir.path(), 2, &some_documents(2, 40, 30));
+        let path = dir.path().join("shard-00001-0000.tokens");
+        let mut bytes = std::fs::read(&path).unwrap();
+        for (at, byte) in damage {
+            let behind = bytes.len() - 128;
+            bytes[128 + at.index(behind)] = byte;
+        }
+        std::fs::write(&path, bytes).unwrap();
+        let corpus = Corpus::open(&[dir.path()]).unwrap();
+        let policy = if chunk { SamplePolicy::Chunk } else { SamplePolicy::Truncate };
+        let config = LoaderConfig { policy, ..config() };
+        let mut steps = 0;
+        let outcome = Loader::start(corpus, &config, 0, 1, 0, 12).and_then(|loader| {
+            for batch in loader {
+                let batch = batch?;
+                let micro_batches = || batch.micro_batches.iter();
+                let numbers = || micro_batches().flat_map(|micro| micro.input_ids.iter().chain(&*micro.labels));
+                assert!(numbers().all(|id| (0..VOCAB as i32).contains(id)));
+                assert_eq!(micro_batches().map(|micro| micro.tokens() as u64).sum::<u64>(), batch.tokens);
+                steps += 1;
+            }
+            Ok(())
+        });
+        match outcome {
+            Ok(()) => prop_assert_eq!(steps, 12),
+            Err(error @ (Error::Corrupt { .. } | Error::TokenOutsideVocabulary { .. })) => {
+                prop_assert!(error.to_string().contains("shard-00001-0000.tokens"), "{}", error);
+            }
+            Err(error) => prop_assert!(false, "{}", error),
+        }
+    }
 }

@@ -7,6 +7,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use loader::{
     ByteSize, CacheConfig, Corpus, Error, HeldOutConfig, Loader, LoaderConfig, MicroBatch, SamplePolicy,
@@ -29,6 +30,8 @@ enum Fault {
     Cut,
     /// There is no such file.
     Missing,
+    /// No answer comes.
+    Silence,
 }
 
 /// A web server over a folder.
@@ -87,6 +90,9 @@ fn answer(
         }
         fault(&name, *number)
     };
+    while fault == Fault::Silence {
+        thread::park();
+    }
     let Some(content) = fs::read(dir.join(&name)).ok().filter(|_| fault != Fault::Missing) else {
         write!(client, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").ok()?;
         return Some(());
@@ -111,7 +117,7 @@ fn answer(
             client.shutdown(Shutdown::Both).ok()?;
             return None;
         }
-        Fault::None | Fault::Missing => {}
+        Fault::None | Fault::Missing | Fault::Silence => {}
     }
     client.write_all(&body).ok()
 }
@@ -288,6 +294,25 @@ fn what_stays_damaged_or_missing_is_an_error_that_names_it() {
 }
 
 /// As the ranks of one machine, each with its own loader.
+/// Workers that wait for a shard which never comes, and one that waits for room.
+#[test]
+fn a_loader_that_waits_for_a_store_can_be_left() {
+    let dir = folder();
+    let web = serve(dir.path(), |name, _| match name.ends_with(".tokens") {
+        true => Fault::Silence,
+        false => Fault::None,
+    });
+    let cache = tempfile::tempdir().unwrap();
+    let shard = fs::metadata(dir.path().join("shard-00000-0000.tokens")).unwrap().len();
+    let corpus = open(&web.url, &cached(cache.path(), 3 * shard));
+    let config = LoaderConfig { workers: 3, ..local_order() };
+    let mut loader = Loader::start(corpus, &config, 0, 1, 0, 100).unwrap();
+    assert!(!loader.wait(Duration::from_millis(200)));
+    assert!(loader.waited() >= Duration::from_millis(200));
+    // Ends, though the workers get nothing.
+    drop(loader);
+}
+
 #[test]
 fn two_trainings_share_a_folder() {
     let (dir, cache) = (folder(), tempfile::tempdir().unwrap());

@@ -24,6 +24,8 @@ pub struct Saver {
     /// Memory for the next snapshot, unless it is being written.
     snapshot: Option<Snapshot>,
     writing: Option<Writing>,
+    /// The step of the last one that has been written.
+    written: Option<u64>,
 }
 
 /// A checkpoint that another thread is writing.
@@ -37,7 +39,7 @@ impl Saver {
     /// A writer to `dir`; `config` and the content of a `tokenizer.json` go into every checkpoint, and the configuration says
     /// which ones are kept.
     pub fn new(dir: PathBuf, config: Config, tokenizer: &[u8]) -> Saver {
-        Saver { dir, config, tokenizer: tokenizer.into(), snapshot: None, writing: None }
+        Saver { dir, config, tokenizer: tokenizer.into(), snapshot: None, writing: None, written: None }
     }
 
     /// Begins to save a checkpoint of `parameters` and the optimizer's `moments`: waits for the one before, copies the tensors
@@ -102,7 +104,14 @@ impl Saver {
         let Some(Writing { step, thread }) = self.writing.take() else { return Ok(()) };
         let (snapshot, written) = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         self.snapshot = Some(snapshot);
-        written.map_err(|source| self.failed(step, source))
+        written.map_err(|source| self.failed(step, source))?;
+        self.written = Some(step);
+        Ok(())
+    }
+
+    /// The step of the last checkpoint that this writer has finished.
+    pub fn written(&self) -> Option<u64> {
+        self.written
     }
 
     /// The newest checkpoint, as a part of a sentence.
