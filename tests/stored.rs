@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -97,34 +97,47 @@ fn a_model_trained_from_a_store_is_the_one_trained_from_the_folder() {
     assert!(said.contains("s3://bucket/c4/shard-00002-0000.tokens is damaged at byte 128"), "{said}");
 }
 
-/// Interrupted while the first batch is fetched from a store that never gives it, a training ends, and can be continued.
+/// Starts a training from a store that never gives a shard, interrupts it while it waits, and gives its end.
+#[cfg(unix)]
+fn interrupt(command: &mut Command, server: &Server, cache: &Path) -> Output {
+    let silent = environment(silent_about(".tokens", server.address()));
+    let started = command.envs(silent).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    // What is being fetched stands in the cache.
+    let is_fetching = || {
+        let mut files = fs::read_dir(cache).into_iter().flatten().flatten();
+        files.any(|file| file.file_name().to_string_lossy().ends_with(".part"))
+    };
+    while !is_fetching() {
+        thread::sleep(Duration::from_millis(20));
+    }
+    thread::sleep(Duration::from_millis(500));
+    succeed(Command::new("kill").args(["-INT", &started.id().to_string()]));
+    started.wait_with_output().unwrap()
+}
+
+/// Interrupted while the first batch is fetched from a store that never gives it, a training ends and can be continued; before
+/// that, where lengths of documents are needed that the store does not give, it ends at once.
 #[cfg(unix)]
 #[test]
 fn an_interrupt_ends_the_waiting_for_a_store() {
     let corpus = Corpus::sentences(2, 60);
     let shards = corpus.ingest("shards", &["--held-out", "0.1"]);
     let server = store(&shards);
-    let (run, cache) = (corpus.path().join("run"), corpus.path().join("cache"));
-    let cached = ["--shard-cache", cache.to_str().unwrap()];
-    let mut command = training("s3://bucket/c4", &run, &cached);
-    let silent = environment(silent_about(".tokens", server.address()));
-    let started = command.envs(silent).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    // What is being fetched stands in the cache.
-    let is_fetching = || {
-        let mut files = fs::read_dir(&cache).into_iter().flatten().flatten();
-        files.any(|file| file.file_name().to_string_lossy().ends_with(".part"))
-    };
-    while !is_fetching() {
-        thread::sleep(Duration::from_millis(20));
-    }
-    thread::sleep(Duration::from_millis(300));
-    succeed(Command::new("kill").args(["-INT", &started.id().to_string()]));
-    let output = started.wait_with_output().unwrap();
+    let path = |name: &str| corpus.path().join(name);
+    let cache = path("cache");
+    let cached = |policy| ["--shard-cache", cache.to_str().unwrap(), "--set", policy];
+
+    let truncate = "loader.policy=truncate";
+    let run = path("run");
+    let output = interrupt(&mut training("s3://bucket/c4", &run, &cached(truncate)), &server, &cache);
     let said = text(&output);
     assert!(output.status.success(), "{}: {said}", output.status);
     assert!(said.contains("stopped after step 0, which is saved; continue with `train --resume"), "{said}");
-
     succeed(program("train").arg("--resume").arg(&run).envs(environment(server.address())));
-    succeed(&mut training(shards.to_str().unwrap(), &corpus.path().join("here"), &[]));
-    assert!(weights(&run, 6) == weights(&corpus.path().join("here"), 6), "other weights");
+    succeed(&mut training(shards.to_str().unwrap(), &path("here"), &["--set", truncate]));
+    assert!(weights(&run, 6) == weights(&path("here"), 6), "other weights");
+
+    fs::remove_dir_all(&cache).unwrap();
+    let mut command = training("s3://bucket/c4", &path("chunked"), &cached("loader.policy=chunk"));
+    assert_eq!(interrupt(&mut command, &server, &cache).status.code(), Some(130));
 }

@@ -13,9 +13,25 @@ mod fixture;
 /// Files with holes in the place of tokens: 1 TB that takes 40 MB of disk.
 const SHARDS: u64 = 10_000;
 
+/// Memory of this process in KiB, that which only it has and that of files, where the system tells.
+fn memory() -> Option<[u64; 2]> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let field = |name| {
+        status.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB")?.parse().ok())
+    };
+    Some([field("RssAnon:")?, field("RssFile:")?])
+}
+
 fn open(criterion: &mut Criterion) {
     let dir = tempfile::tempdir().unwrap();
     fixture::write_sparse_folder(dir.path(), SHARDS);
+    let before = memory();
+    let corpus = Corpus::open(&[dir.path()]).unwrap();
+    if let (Some(before), Some(after)) = (before, memory()) {
+        let [own, files] = [after[0] - before[0], after[1] - before[1]];
+        println!("{SHARDS} open shards take {own} KiB of memory, and {files} KiB of their files are mapped");
+    }
+    drop(corpus);
     let mut group = criterion.benchmark_group("open");
     group.sample_size(10);
     group.bench_function(format!("{SHARDS}_shards_of_100_MB"), |bencher| {

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -341,7 +342,13 @@ impl Objects {
 /// into waiting for the first bytes of each file.
 fn open_shards(dir: &Path, manifest: &Manifest) -> Result<Vec<Shard>, Error> {
     let open = |entry: &ShardEntry| {
-        let shard = Shard::open(&dir.join(&entry.file))?;
+        let path = dir.join(&entry.file);
+        let shard = Shard::open(&path).map_err(|error| match error {
+            Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Error::MissingFile { path }
+            }
+            other => other,
+        })?;
         shard.check(entry, manifest.token_bytes)?;
         Ok(shard)
     };

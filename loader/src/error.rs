@@ -48,6 +48,25 @@ pub enum Error {
         dir: PathBuf,
     },
 
+    /// There is no folder where a shard folder should be.
+    #[error("{} is {found}, expected a shard folder: one that holds manifest.json; check the path", path.display())]
+    NotAFolder {
+        /// The path.
+        path: PathBuf,
+        /// What is there.
+        found: &'static str,
+    },
+
+    /// A file that a manifest names is not in its folder.
+    #[error(
+        "{} is missing, though the manifest of its folder names it; restore it from a copy, or ingest its input again",
+        path.display()
+    )]
+    MissingFile {
+        /// The file.
+        path: PathBuf,
+    },
+
     /// A manifest is not what this program writes.
     #[error("{} is not a valid manifest: {reason}; ingest again to replace it", path.display())]
     Manifest {
@@ -313,6 +332,15 @@ impl Error {
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
         let path = path.to_owned();
         move |source| Error::Io { action, path, source }
+    }
+
+    /// For use in `map_err`: why the file of a manifest at `path` cannot be read.
+    pub(crate) fn read(path: &Path) -> impl FnOnce(io::Error) -> Error {
+        let path = path.to_owned();
+        move |source| match source.kind() {
+            io::ErrorKind::NotFound => Error::MissingFile { path },
+            _ => Error::Io { action: "read", path, source },
+        }
     }
 
     /// The error of a write to `path` with at least `missing` bytes still unwritten: [`Error::DiskFull`] when there is

@@ -130,10 +130,10 @@ impl Place {
     /// What a file in it holds.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// [`Error::MissingFile`] when there is none; when it cannot be read.
     pub(crate) fn read(&self, name: &str) -> Result<Vec<u8>, Error> {
         match self {
-            Self::Folder(dir) => fs::read(dir.join(name)).map_err(Error::io("read", &dir.join(name))),
+            Self::Folder(dir) => fs::read(dir.join(name)).map_err(Error::read(&dir.join(name))),
             Self::Store(location) => location.join(name).read_all(),
         }
     }
@@ -146,11 +146,16 @@ impl Place {
         let none = |dir: PathBuf| Err(Error::NoManifest { dir });
         match (self, self.read(MANIFEST_FILE)) {
             (_, Ok(json)) => Manifest::from_json(&json, &self.path_of(MANIFEST_FILE)),
-            (Self::Folder(dir), Err(Error::Io { source, .. }))
-                if source.kind() == io::ErrorKind::NotFound =>
-            {
-                none(dir.clone())
-            }
+            (Self::Folder(dir), Err(error)) => match dir.metadata() {
+                Ok(found) if !found.is_dir() => {
+                    Err(Error::NotAFolder { path: dir.clone(), found: "no folder" })
+                }
+                Err(reason) if reason.kind() == io::ErrorKind::NotFound => {
+                    Err(Error::NotAFolder { path: dir.clone(), found: "not there" })
+                }
+                _ if matches!(error, Error::MissingFile { .. }) => none(dir.clone()),
+                _ => Err(error),
+            },
             (Self::Store(location), Err(Error::Object(error)))
                 if matches!(*error, ObjectError::NotFound { .. }) =>
             {

@@ -90,8 +90,10 @@ fn answer(
         }
         fault(&name, *number)
     };
-    while fault == Fault::Silence {
-        thread::park();
+    if fault == Fault::Silence {
+        loop {
+            thread::park();
+        }
     }
     let Some(content) = fs::read(dir.join(&name)).ok().filter(|_| fault != Fault::Missing) else {
         write!(client, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").ok()?;

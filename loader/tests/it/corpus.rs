@@ -103,8 +103,20 @@ fn folders_that_are_wrong_are_refused_at_open() {
     assert!(message(&dir).contains("no manifest.json"));
 
     let dir = make();
-    fs::remove_file(dir.path().join("shard-00001-0000.tokens")).unwrap();
-    assert!(message(&dir).contains("shard-00001-0000.tokens"));
+    for missing in ["shard-00001-0000.tokens", "tokenizer.json"] {
+        fs::remove_file(dir.path().join(missing)).unwrap();
+        let text = message(&dir);
+        assert!(
+            text.contains(&format!("{missing} is missing, though the manifest of its folder names it")),
+            "{text}"
+        );
+    }
+
+    let dir = make();
+    for (path, found) in [("none", "is not there"), ("manifest.json", "is no folder")] {
+        let text = Corpus::open(&[dir.path().join(path)]).unwrap_err().to_string();
+        assert!(text.contains(&format!("{path} {found}, expected a shard folder")), "{text}");
+    }
 
     let dir = make();
     fs::write(dir.path().join("tokenizer.json"), b"another").unwrap();

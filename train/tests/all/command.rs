@@ -127,7 +127,7 @@ fn mistakes_are_named_and_nothing_is_written() {
         assert!(!bench.path("run").exists(), "{expected}");
     }
     let message = fail(bench.command(&["--shards", "nowhere", "--out", "run", "--preset", "tiny"]));
-    assert!(message.contains("nowhere has no manifest.json"), "{message}");
+    assert!(message.contains("nowhere is not there, expected a shard folder"), "{message}");
     let message = fail(bench.command(&["--shards", "shards", "--out", "run", "--preset", "huge"]));
     assert!(message.contains("no preset \"huge\"; there are tiny, mosaic-bert-base"), "{message}");
     let message = fail(bench.command(&["--resume", "nowhere"]));
