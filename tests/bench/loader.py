@@ -89,6 +89,28 @@ def masking():
     return found
 
 
+def processor_seconds():
+    """What the processors have worked for all programs, for those that this one has started, and what the host took away."""
+    own = os.times()
+    own = own.user + own.system + own.children_user + own.children_system
+    try:
+        ticks = [int(word) for word in pathlib.Path("/proc/stat").read_text().split("\n")[0].split()[1:]]
+    except OSError:
+        return own, own, 0.0
+    user, nice, system, _idle, _waiting, hard, soft, stolen = ticks[:8]
+    second = os.sysconf("SC_CLK_TCK")
+    return (user + nice + system + hard + soft) / second, own, stolen / second
+
+
+def alone(measured):
+    """What `measured` gives, with how many processors other programs used meanwhile, and how many the host took away."""
+    start, before = time.perf_counter(), processor_seconds()
+    row = measured()
+    seconds = time.perf_counter() - start
+    everyone, own, stolen = (after - before for after, before in zip(processor_seconds(), before))
+    return {**row, "others_cores": round(max(everyone - own, 0) / seconds, 3), "stolen_cores": round(stolen / seconds, 3)}
+
+
 def machine():
     lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines() if pathlib.Path("/proc/cpuinfo").exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
@@ -115,6 +137,9 @@ def table(rows):
             ratio = f"{min(faster):.0f} to {max(faster):.0f} x" if faster and system != OURS else ""
             print(f"| {name} | {' | '.join(rate)} | {ratio} |")
     print()
+    loads = [row["others_cores"] + row["stolen_cores"] for row in rows if "others_cores" in row]
+    if loads:
+        print(f"other programs and the host took {statistics.median(loads):.2f} processors meanwhile, at most {max(loads):.2f}")
     bandwidth = [row["gb_per_s"] for row in rows if row["what"] == "copy"]
     for row in rows:
         if row["what"] == "masking":
@@ -176,16 +201,17 @@ def main():
             if not any(part in system for part in arguments.only):
                 continue
             for workers in arguments.workers:
-                if system == OURS:
-                    found = ours(shards, workers, arguments.steps)
-                else:
+                def measured():
+                    if system == OURS:
+                        return ours(shards, workers, arguments.steps)
                     said = call([PYTHON, PEERS, system, workers, BATCH, arguments.seconds, scratch, TOKENIZER])
-                    found = json.loads(said[said.rindex("{"):])
+                    return json.loads(said[said.rindex("{"):])
+                found = alone(measured)
                 note({"what": "loading", "system": system, "workers": workers, "run": run, **found})
         if any(part in OURS for part in arguments.only):
             note({"what": "copy", "run": run, "gb_per_s": copy_bandwidth()})
     if any(part in OURS for part in arguments.only):
-        note({"what": "waiting", **ours(shards, 1, 40, demand=1_000_000)})
+        note({"what": "waiting", **alone(lambda: ours(shards, 1, 40, demand=1_000_000))})
         if masks := masking():
             note({"what": "masking", "m_tokens_per_s": masks})
     table(rows)
