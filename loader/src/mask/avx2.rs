@@ -310,21 +310,21 @@ impl Drawn {
         let (scale, shift) = (_mm256_set1_epi64x(draw.scale.into()), _mm256_set1_epi64x(draw.shift.into()));
         let [c1, c2, c3] = [c1, c2, c3].map(|word| _mm256_set1_epi64x(word.into()));
         let first = turn * (TURN / CHUNK * LANES) as u32;
-        let mut blocks = _mm256_add_epi64(_mm256_set1_epi64x(first.into()), _mm256_setr_epi64x(0, 2, 4, 6));
+        let mut blocks = _mm256_add_epi64(_mm256_set1_epi64x(first.into()), _mm256_setr_epi64x(0, 1, 4, 5));
         let (chunks, _) = room.as_chunks_mut::<{ CHUNK / LANES }>();
         let chunks = &mut chunks[..tokens.div_ceil(CHUNK)];
         for chunk in &mut *chunks {
-            let even = [blocks, c1, c2, c3];
-            let odd = [_mm256_add_epi64(blocks, _mm256_set1_epi64x(1)), c1, c2, c3];
+            let others = _mm256_add_epi64(blocks, _mm256_set1_epi64x(2));
+            let drawn = words(keys, [blocks, c1, c2, c3], [others, c1, c2, c3]);
             blocks = _mm256_add_epi64(blocks, _mm256_set1_epi64x(LANES as i64));
-            for (drawn, [even, odd]) in chunk.iter_mut().zip(words(keys, even, odd)) {
+            for (to, [a, b]) in chunk.iter_mut().zip(drawn) {
                 // As `Draw::replacement` does.
                 let replacement = |words| {
                     let index = _mm256_sub_epi32(words, before_first);
                     _mm256_srlv_epi64(_mm256_mul_epu32(index, scale), shift)
                 };
-                let replacements = join(replacement(even), replacement(odd));
-                drawn.write(Self { words: join(even, odd), replacements });
+                let replacements = narrow(replacement(a), replacement(b));
+                to.write(Self { words: narrow(a, b), replacements });
             }
         }
         // SAFETY: every element of these chunks has just been written.
@@ -332,30 +332,29 @@ impl Drawn {
     }
 }
 
-/// The random words of eight blocks, four of them in `even` and four in `odd`, one in each 64 bits: their counters stand in the
+/// The random words of eight blocks, four of them in `a` and four in `b`, one in each 64 bits: their counters stand in the
 /// lower halves, where the multiplication wants them, as the words do afterwards; the upper halves hold leftovers.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn words(keys: &Keys, mut even: [__m256i; 4], mut odd: [__m256i; 4]) -> [[__m256i; 2]; 4] {
+fn words(keys: &Keys, mut a: [__m256i; 4], mut b: [__m256i; 4]) -> [[__m256i; 2]; 4] {
     let [k0, k1, k2, k3, k4, k5, k6] = keys;
     // Written out, so that no round moves its words to where the next expects them.
-    round(&mut even, &mut odd, k0);
-    round(&mut even, &mut odd, k1);
-    round(&mut even, &mut odd, k2);
-    round(&mut even, &mut odd, k3);
-    round(&mut even, &mut odd, k4);
-    round(&mut even, &mut odd, k5);
-    round(&mut even, &mut odd, k6);
-    let ([a, b, c, d], [e, f, g, h]) = (even, odd);
-    [[a, e], [b, f], [c, g], [d, h]]
+    round(&mut a, &mut b, k0);
+    round(&mut a, &mut b, k1);
+    round(&mut a, &mut b, k2);
+    round(&mut a, &mut b, k3);
+    round(&mut a, &mut b, k4);
+    round(&mut a, &mut b, k5);
+    round(&mut a, &mut b, k6);
+    std::array::from_fn(|word| [a[word], b[word]])
 }
 
 /// A round of Philox.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn round(even: &mut [__m256i; 4], odd: &mut [__m256i; 4], [k0, k1]: &[__m256i; 2]) {
+fn round(a: &mut [__m256i; 4], b: &mut [__m256i; 4], [k0, k1]: &[__m256i; 2]) {
     let [m0, m1] = MULTIPLIERS.map(|multiplier| _mm256_set1_epi64x(multiplier.into()));
-    for words in [even, odd] {
+    for words in [a, b] {
         let [a, b, c, d] = *words;
         let low = _mm256_mul_epu32(a, m0);
         let high = _mm256_mul_epu32(c, m1);
@@ -368,11 +367,11 @@ fn round(even: &mut [__m256i; 4], odd: &mut [__m256i; 4], [k0, k1]: &[__m256i; 2
     }
 }
 
-/// The lower halves of the 64 bits of two vectors, in turn.
+/// The lower halves of the 64 bits of two vectors: two of the first, two of the second, and again.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn join(even: __m256i, odd: __m256i) -> __m256i {
-    _mm256_blend_epi32::<0b1010_1010>(even, _mm256_slli_epi64::<32>(odd))
+fn narrow(a: __m256i, b: __m256i) -> __m256i {
+    _mm256_castps_si256(_mm256_shuffle_ps::<0b10_00_10_00>(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b)))
 }
 
 /// For every set of eight tokens, their places in rising order.
