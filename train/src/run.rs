@@ -138,8 +138,10 @@ impl Run {
         let clock = Clock { begun: Instant::now(), before_s: self.state.elapsed_s };
         let mut watch = Watch::start();
         let mut under_way: Option<UnderWay> = None;
+        // Where documents are cut into samples, their lengths are fetched first.
+        let fetching = self.corpus.stored().map(|_| stop.at_once());
         let (mut feed, mut loader) = self.feed()?;
-        stop.takes_requests();
+        drop(fetching);
         loop {
             self.saver.poll()?;
             let (asked, reading) = (Instant::now(), ranks.resting());

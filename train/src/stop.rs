@@ -1,5 +1,5 @@
-//! Stopping a run from outside: the first SIGTERM or SIGINT is a request, the second ends the process at once. While nothing
-//! has been trained, so that nothing could be lost, the first one does.
+//! Stopping a run from outside: the first SIGTERM or SIGINT is a request, the second ends the process at once. So does the first
+//! where nobody would heed it and nothing is lost.
 
 use std::io;
 use std::sync::Arc;
@@ -20,13 +20,13 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// From now on SIGTERM and SIGINT end the process, and after [`takes_requests`](Stop::takes_requests) they ask for a stop. A
-    /// write beyond the limit on the size of files is an error that names the file instead of the end of the process.
+    /// From now on SIGTERM and SIGINT ask for a stop, and a write beyond the limit on the size of files is an error that names
+    /// the file instead of the end of the process.
     ///
     /// # Errors
     /// The system's, when it refuses a handler.
     pub fn on_signals() -> io::Result<Stop> {
-        let stop = Stop { at_once: Arc::new(true.into()), ..Stop::default() };
+        let stop = Stop::default();
         flag::register(SIGXFSZ, Arc::default())?;
         for signal in [SIGTERM, SIGINT] {
             // In this order: the first signal finds the flag unset and sets it, the second finds it set.
@@ -37,9 +37,10 @@ impl Stop {
         Ok(stop)
     }
 
-    /// From now on the first signal is a request, which somebody heeds.
-    pub fn takes_requests(&self) {
-        self.at_once.store(false, Ordering::Relaxed);
+    /// While the answer lives, a signal ends the process at once: for what may take long before anything has been trained.
+    pub fn at_once(&self) -> AtOnce<'_> {
+        self.at_once.store(true, Ordering::Relaxed);
+        AtOnce(self)
     }
 
     /// Asks for a stop.
@@ -50,5 +51,15 @@ impl Stop {
     /// Whether a stop has been asked for.
     pub fn requested(&self) -> bool {
         self.requested.load(Ordering::Relaxed)
+    }
+}
+
+/// See [`Stop::at_once`].
+#[derive(Debug)]
+pub struct AtOnce<'a>(&'a Stop);
+
+impl Drop for AtOnce<'_> {
+    fn drop(&mut self) {
+        self.0.at_once.store(false, Ordering::Relaxed);
     }
 }
