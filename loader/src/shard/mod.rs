@@ -1,5 +1,6 @@
 #![doc = include_str!("../../FORMAT.md")]
 
+mod hash;
 mod header;
 mod manifest;
 mod offsets;

@@ -1,10 +1,12 @@
-//! Writes one shard front to back; memory holds the offsets and the held-out documents only.
+//! Writes one shard front to back; memory holds the offsets, the held-out documents and two pieces of the file only.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
 
+use blake3::hazmat::ChainingValue;
+
 use super::BLOCK_BYTES;
+use super::hash::{self, PIECE_BYTES};
 use super::header::{Counts, HEADER_BYTES, Header, Layout};
 use crate::atomic::AtomicFile;
 use crate::error::Error;
@@ -31,7 +33,7 @@ pub struct ShardSummary {
 /// Nothing stands under its name until [`seal`](ShardWriter::seal); dropping it before removes what was written.
 #[derive(Debug)]
 pub struct ShardWriter {
-    file: AtomicFile,
+    pieces: Pieces,
     token_bytes: u8,
     /// Where each training document ends, in tokens.
     ends: Vec<u64>,
@@ -41,9 +43,6 @@ pub struct ShardWriter {
     /// Where each held-out document ends, in tokens from the first of them.
     held_out_ends: Vec<u64>,
     held_out_tokens: u64,
-    checksums: BlockChecksums,
-    /// One document as bytes, kept for its memory.
-    encoded: Vec<u8>,
 }
 
 impl ShardWriter {
@@ -57,20 +56,14 @@ impl ShardWriter {
         if !matches!(token_bytes, 2 | 4) {
             return Err(Error::TokenWidth { path, token_bytes });
         }
-        let mut file = AtomicFile::create(&path)?;
-        // Room for the header, which is known last.
-        file.write_all(&[0; HEADER_BYTES as usize])
-            .map_err(|source| Error::write(&path, HEADER_BYTES, source))?;
         Ok(Self {
-            file,
+            pieces: Pieces::create(&path)?,
             token_bytes,
             ends: Vec::new(),
             tokens: 0,
             held_out: Vec::new(),
             held_out_ends: Vec::new(),
             held_out_tokens: 0,
-            checksums: BlockChecksums::default(),
-            encoded: Vec::new(),
         })
     }
 
@@ -79,9 +72,9 @@ impl ShardWriter {
     /// # Errors
     /// [`Error::EmptyDocument`], [`Error::TokenTooLarge`], or an error of writing.
     pub fn push(&mut self, tokens: &[u32]) -> Result<(), Error> {
-        self.encoded.clear();
-        encode(tokens, self.token_bytes, self.file.path(), &mut self.encoded)?;
-        append(&mut self.file, &mut self.checksums, &self.encoded)?;
+        let Pieces { file, pending, .. } = &mut self.pieces;
+        encode(tokens, self.token_bytes, file.path(), pending)?;
+        self.pieces.write_full()?;
         self.tokens += tokens.len() as u64;
         self.ends.push(self.tokens);
         Ok(())
@@ -92,7 +85,7 @@ impl ShardWriter {
     /// # Errors
     /// [`Error::EmptyDocument`] or [`Error::TokenTooLarge`].
     pub fn push_held_out(&mut self, tokens: &[u32]) -> Result<(), Error> {
-        encode(tokens, self.token_bytes, self.file.path(), &mut self.held_out)?;
+        encode(tokens, self.token_bytes, self.pieces.file.path(), &mut self.held_out)?;
         self.held_out_tokens += tokens.len() as u64;
         self.held_out_ends.push(self.held_out_tokens);
         Ok(())
@@ -100,7 +93,7 @@ impl ShardWriter {
 
     /// The name that the shard will have.
     pub fn path(&self) -> &Path {
-        self.file.path()
+        self.pieces.file.path()
     }
 
     /// Tokens pushed so far, those of held-out documents included.
@@ -118,7 +111,7 @@ impl ShardWriter {
     /// # Errors
     /// An error of writing; the temporary file is removed then.
     pub fn seal(mut self) -> Result<ShardSummary, Error> {
-        let path: PathBuf = self.file.path().to_owned();
+        let path: PathBuf = self.path().to_owned();
         let counts = Counts {
             token_bytes: self.token_bytes.into(),
             documents: self.documents(),
@@ -133,25 +126,15 @@ impl ShardWriter {
         };
         let layout = Layout::of(&counts).ok_or_else(too_large)?;
 
-        append(&mut self.file, &mut self.checksums, &self.held_out)?;
+        self.pieces.append(&self.held_out)?;
         let padding = (layout.offsets_at - layout.tokens_end) as usize;
-        append(&mut self.file, &mut self.checksums, &[0; 8][..padding])?;
+        self.pieces.append(&[0; 8][..padding])?;
         let held_out_ends = self.held_out_ends.iter().map(|end| self.tokens + end);
         for offset in std::iter::once(0).chain(self.ends.iter().copied()).chain(held_out_ends) {
-            append(&mut self.file, &mut self.checksums, &offset.to_le_bytes())?;
+            self.pieces.append(&offset.to_le_bytes())?;
         }
-        let table = self.checksums.finish();
-        let header = Header { counts, layout, table_crc: crc32c::crc32c(&table) };
-        let unwritten = self.file.buffered() + table.len() as u64;
-        let finish = |file: &mut AtomicFile| -> io::Result<String> {
-            file.write_all(&table)?;
-            let file = file.file()?;
-            file.rewind()?;
-            file.write_all(&header.to_bytes())?;
-            hash_file(file)
-        };
-        let blake3 = finish(&mut self.file).map_err(|source| Error::write(&path, unwritten, source))?;
-        self.file.commit()?;
+        let blake3 =
+            self.pieces.finish(|table| Header { counts, layout, table_crc: crc32c::crc32c(table) })?;
         Ok(ShardSummary {
             bytes: layout.file_bytes,
             blake3,
@@ -163,11 +146,113 @@ impl ShardWriter {
     }
 }
 
-/// Appends bytes to the file and to its checksums.
-fn append(file: &mut AtomicFile, checksums: &mut BlockChecksums, bytes: &[u8]) -> Result<(), Error> {
-    checksums.update(bytes);
-    let unwritten = file.buffered() + bytes.len() as u64;
-    file.write_all(bytes).map_err(|source| Error::write(file.path(), unwritten, source))
+/// The bytes of the file on their way to the disk, in pieces that are checked and hashed as they leave.
+#[derive(Debug)]
+struct Pieces {
+    file: AtomicFile,
+    /// What is not yet written; begins where a piece does.
+    pending: Vec<u8>,
+    /// Bytes of `pending` that are in the checksums.
+    checked: usize,
+    checksums: BlockChecksums,
+    /// The first piece once it is written, but for its header, which is known last.
+    first: Vec<u8>,
+    /// Of the pieces written after it.
+    hashes: Vec<ChainingValue>,
+}
+
+impl Pieces {
+    fn create(path: &Path) -> Result<Self, Error> {
+        let mut pending = Vec::with_capacity(2 * PIECE_BYTES);
+        pending.resize(HEADER_BYTES as usize, 0);
+        Ok(Self {
+            file: AtomicFile::create(path)?,
+            checked: pending.len(),
+            pending,
+            checksums: BlockChecksums::default(),
+            first: Vec::new(),
+            hashes: Vec::new(),
+        })
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.pending.extend_from_slice(bytes);
+        self.write_full()
+    }
+
+    /// Writes the pieces that are full, all of them in the checksums.
+    #[inline]
+    fn write_full(&mut self) -> Result<(), Error> {
+        if self.pending.len() < PIECE_BYTES {
+            return Ok(());
+        }
+        self.check();
+        self.write_checked()
+    }
+
+    /// Adds what is pending to the checksums.
+    fn check(&mut self) {
+        self.checksums.update(&self.pending[self.checked..]);
+        self.checked = self.pending.len();
+    }
+
+    fn write_checked(&mut self) -> Result<(), Error> {
+        let mut unwritten = self.pending.len();
+        for piece in self.pending.chunks_exact(PIECE_BYTES) {
+            if self.first.is_empty() {
+                self.first.extend_from_slice(piece);
+            } else {
+                self.hashes.push(hash::piece(self.hashes.len() + 1, piece));
+            }
+            write(&mut self.file, piece, unwritten)?;
+            unwritten -= PIECE_BYTES;
+        }
+        let written = self.pending.len() - unwritten;
+        self.pending.drain(..written);
+        self.checked = self.checked.saturating_sub(written);
+        Ok(())
+    }
+
+    /// Completes the file with the table of checksums and the header that goes with it, makes it durable and gives it its
+    /// name. Its BLAKE3, in lower-case hexadecimal digits.
+    fn finish(mut self, header: impl FnOnce(&[u8]) -> Header) -> Result<String, Error> {
+        self.check();
+        let table = self.checksums.finish();
+        let header = header(&table).to_bytes();
+        self.pending.extend_from_slice(&table);
+        self.write_checked()?;
+        let Self { mut file, mut pending, mut first, hashes, .. } = self;
+        let in_pending = first.is_empty();
+        let start = if in_pending { &mut pending } else { &mut first };
+        start[..header.len()].copy_from_slice(&header);
+
+        let blake3 = if in_pending {
+            blake3::hash(&pending)
+        } else if hashes.is_empty() && pending.is_empty() {
+            blake3::hash(&first)
+        } else {
+            let mut all = vec![hash::piece(0, &first)];
+            all.extend(hashes);
+            if !pending.is_empty() {
+                all.push(hash::piece(all.len(), &pending));
+            }
+            hash::whole(&all)
+        };
+        write(&mut file, &pending, pending.len())?;
+        if !in_pending {
+            let rewound = file.file().and_then(|file| file.rewind());
+            rewound.map_err(|source| Error::write(file.path(), HEADER_BYTES, source))?;
+            write(&mut file, &header, header.len())?;
+        }
+        file.commit()?;
+        Ok(blake3.to_hex().to_string())
+    }
+}
+
+/// Writes `bytes` past the file's buffer; `unwritten` is what an error says is missing.
+fn write(file: &mut AtomicFile, bytes: &[u8], unwritten: usize) -> Result<(), Error> {
+    let written = file.file().and_then(|file| file.write_all(bytes));
+    written.map_err(|source| Error::write(file.path(), unwritten as u64, source))
 }
 
 /// Appends a document as it lies on disk; on an error `out` is as it was.
@@ -193,19 +278,6 @@ fn encode(tokens: &[u32], token_bytes: u8, path: &Path, out: &mut Vec<u8>) -> Re
         }
     }
     Ok(())
-}
-
-/// BLAKE3 of a whole file, read back because the header, which comes first, is written last.
-fn hash_file(file: &mut File) -> io::Result<String> {
-    file.seek(SeekFrom::Start(0))?;
-    let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; BLOCK_BYTES as usize];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hasher.finalize().to_hex().to_string()),
-            read => hasher.update(&buffer[..read]),
-        };
-    }
 }
 
 /// CRC-32C of each block of what is appended.
