@@ -27,7 +27,7 @@ test: lint ## everything: formatting, clippy, unit, property, parity and end-to-
 
 test-transformers: build ## exported and imported models beside Hugging Face's transformers (5 GB into .python/transformers, or TESSERA_PYTHON=...)
 	@[ -n "$(TESSERA_PYTHON)" ] || tests/transformers/setup.sh
-	$(CARGO) test --locked --release -p train --test all -- --nocapture --test-threads 1 transformers
+	$(CARGO) test --locked --release --workspace --test all -- --nocapture --test-threads 1 transformers
 
 models: ## the loader's ring under loom, its worker set under shuttle
 	@echo "== ring, under loom"

@@ -18,6 +18,8 @@ use serde_json::{Map, Value, json};
 use tch::Tensor;
 
 use crate::error::Error;
+use crate::finetune::Target;
+use crate::finetune::saved::SavedTask;
 use crate::host;
 use crate::model_folder::{ModelFolder, has_masked_lm_head, num_labels, write_folder};
 
@@ -78,11 +80,14 @@ pub fn export(folder: &ModelFolder, out: &Path, format: Format) -> Result<Archit
         Architecture::MosaicBert => layout::mosaic_bert(tensors),
         Architecture::JinaBert => layout::jina_bert(tensors),
     };
-    let json = match architecture {
+    let mut json = match architecture {
         Architecture::Bert => bert(config, heads),
         Architecture::MosaicBert => mosaic_bert(config, heads),
         Architecture::JinaBert => jina_bert(config, heads),
     };
+    if let Some(count) = heads.num_labels {
+        json.append(&mut labels(count, SavedTask::read(&folder.path)?.map(|task| task.target)));
+    }
     write_folder(out, |dir| {
         let write = |name: &str, text: &str| {
             loader::atomic::write_file(&dir.join(name), |out| out.write_all(text.as_bytes()))
@@ -121,7 +126,7 @@ fn architecture(folder: &ModelFolder, format: Format) -> Result<Architecture, Er
 }
 
 /// Keys that all three have. `vocab_size` counts the rows, some of which at the end may belong to no token.
-fn sizes(config: &ModelConfig, heads: Heads) -> Map<String, Value> {
+fn sizes(config: &ModelConfig) -> Map<String, Value> {
     let json = json!({
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
@@ -139,16 +144,25 @@ fn sizes(config: &ModelConfig, heads: Heads) -> Map<String, Value> {
         "torch_dtype": "float32",
         "tessera_version": host::PROGRAM,
     });
-    let Value::Object(mut map) = json else { unreachable!("it is written as an object") };
-    if let Some(labels) = heads.num_labels {
-        // Hugging Face counts the entries of this map.
-        let names: Map<String, Value> =
-            (0..labels).map(|label| (label.to_string(), Value::from(format!("LABEL_{label}")))).collect();
-        let ids: Map<String, Value> =
-            (0..labels).map(|label| (format!("LABEL_{label}"), Value::from(label))).collect();
-        map.insert("id2label".to_owned(), Value::Object(names));
-        map.insert("label2id".to_owned(), Value::Object(ids));
-    }
+    let Value::Object(map) = json else { unreachable!("it is written as an object") };
+    map
+}
+
+/// What a classifier's outputs are: the classes by the names that the data had for them, where that is known, or a number.
+fn labels(count: i64, target: Option<Target>) -> Map<String, Value> {
+    let regression = target == Some(Target::Number);
+    let names = match target {
+        Some(Target::Classes(names)) if names.len() as i64 == count => names,
+        _ => (0..count).map(|label| format!("LABEL_{label}")).collect(),
+    };
+    let mut map = Map::new();
+    // Hugging Face counts the entries of this map.
+    let by_id = names.iter().enumerate().map(|(id, name)| (id.to_string(), json!(name))).collect();
+    let by_name = names.iter().enumerate().map(|(id, name)| (name.clone(), json!(id))).collect();
+    map.insert("id2label".to_owned(), Value::Object(by_id));
+    map.insert("label2id".to_owned(), Value::Object(by_name));
+    let problem = if regression { "regression" } else { "single_label_classification" };
+    map.insert("problem_type".to_owned(), json!(problem));
     map
 }
 
@@ -157,7 +171,7 @@ fn bert(config: &ModelConfig, heads: Heads) -> Map<String, Value> {
     let mut map = Map::new();
     map.insert("architectures".to_owned(), json!([class("Bert", heads)]));
     map.insert("model_type".to_owned(), json!("bert"));
-    map.append(&mut sizes(config, heads));
+    map.append(&mut sizes(config));
     map.insert("hidden_act".to_owned(), json!("gelu"));
     map.insert("position_embedding_type".to_owned(), json!("absolute"));
     map
@@ -179,7 +193,7 @@ fn mosaic_bert(config: &ModelConfig, heads: Heads) -> Map<String, Value> {
             "AutoModelForSequenceClassification": format!("{modeling}.MosaicBertForSequenceClassification"),
         }),
     );
-    map.append(&mut sizes(config, heads));
+    map.append(&mut sizes(config));
     map.insert("position_embedding".to_owned(), json!(config.position_embedding));
     map.insert("feed_forward".to_owned(), json!(config.feed_forward));
     map.insert("add_pooling_layer".to_owned(), json!(heads.pooler));
@@ -202,7 +216,7 @@ fn jina_bert(config: &ModelConfig, heads: Heads) -> Map<String, Value> {
             "AutoModelForSequenceClassification": format!("{JINA}--modeling_bert.JinaBertForSequenceClassification"),
         }),
     );
-    map.append(&mut sizes(config, heads));
+    map.append(&mut sizes(config));
     map.insert("hidden_act".to_owned(), json!("gelu"));
     map.insert("position_embedding_type".to_owned(), json!("alibi"));
     map.insert("feed_forward_type".to_owned(), json!("geglu"));

@@ -4,10 +4,12 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use model::TokenBatch;
+use model::{SequenceClassifier, TokenBatch};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor, no_grad};
 use train::export::{Architecture, Format, export};
+use train::finetune::saved::SavedTask;
+use train::finetune::{Columns, Precision, Target, Text, examples};
 use train::import::import;
 use train::model_folder::ModelFolder;
 
@@ -551,6 +553,77 @@ fn exported_models_compute_in_transformers_what_they_compute_here() {
             assert_eq!(export(&folder, &path("jina"), Format::JinaBert).unwrap(), Architecture::JinaBert);
             run_python(&python, "jina_bert.py", &[&path("jina"), &expected]);
         }
+    }
+}
+
+/// Pairs of texts with segments, and single texts; classes that have names, and a number.
+#[test]
+fn exported_classifiers_predict_in_transformers_what_they_predict_here() {
+    let Some(python) = python() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let tokenizer = ingest::TokenizerFile::bundled().unwrap();
+    for (name, position_embedding, feed_forward, target) in [
+        (
+            "mosaic",
+            model::config::PositionEmbedding::Alibi,
+            model::config::FeedForwardKind::Geglu,
+            Target::Classes(["bad", "fair", "good"].map(str::to_owned).into()),
+        ),
+        (
+            "bert",
+            model::config::PositionEmbedding::Learned,
+            model::config::FeedForwardKind::Gelu,
+            Target::Number,
+        ),
+    ] {
+        let config = model::ModelConfig {
+            hidden_size: 96,
+            num_hidden_layers: 2,
+            num_attention_heads: 12,
+            intermediate_size: 160,
+            initializer_range: 0.2,
+            position_embedding,
+            feed_forward,
+            ..model::ModelConfig::mosaic_bert_base()
+        };
+        let labels = target.num_labels();
+        let fresh = SequenceClassifier::new(&config, labels, 5, Device::Cpu, Kind::Float).unwrap();
+        let provenance =
+            train::model_folder::ModelProvenance::now("test", dir.path(), &[], Vec::new()).unwrap();
+        let path = |part: &str| dir.path().join(format!("{name}-{part}"));
+        let model = path("model");
+        ModelFolder::write(&model, &config, tokenizer.bytes(), fresh.parameters().iter(), &provenance)
+            .unwrap();
+        let columns =
+            Columns { text: "a".to_owned(), text_pair: Some("b".to_owned()), label: "c".to_owned() };
+        let task = SavedTask { target: target.clone(), columns, seq_len: 64, precision: Precision::Fp32 };
+        task.write(&model).unwrap();
+        let folder = open(&model);
+        export(&folder, &path("hf"), Format::HuggingFace).unwrap();
+
+        let sentences: Vec<String> = SENTENCES.iter().map(|text| text.replace("[MASK]", "word")).collect();
+        let texts: Vec<Text> = (0..sentences.len())
+            .map(|row| {
+                let second = (row % 2 == 0).then(|| sentences[(row + 1) % sentences.len()].clone());
+                Text { first: sentences[row].clone(), second, label: 0.0 }
+            })
+            .collect();
+        let examples = examples::encode(&texts, &folder.tokenizer, 64).unwrap();
+        let all: Vec<usize> = (0..examples.len()).collect();
+        let batch = examples::pack(all.iter().map(|&row| &examples[row]), Device::Cpu).unwrap();
+        let classifier = folder.classifier(Device::Cpu, Kind::Float).unwrap();
+        let logits = no_grad(|| classifier.logits(&batch).unwrap()); // [B, labels]
+        let expected = path("expected").join("expected.safetensors");
+        fs::create_dir(path("expected")).unwrap();
+        let lines: Vec<String> =
+            texts.iter().map(|text| json!([text.first, text.second]).to_string()).collect();
+        fs::write(path("expected").join("texts.jsonl"), lines.join("\n") + "\n").unwrap();
+        model::tensor_file::write(&expected, [("logits", &logits)]).unwrap();
+        let names = match target {
+            Target::Classes(names) => names.join(","),
+            Target::Number => "LABEL_0".to_owned(),
+        };
+        run_python(&python, "classifier.py", &[&path("hf"), Path::new(&names), &expected]);
     }
 }
 
