@@ -14,11 +14,6 @@ const FILES: usize = 8;
 const TEXT_BYTES: u64 = 256 << 10;
 /// A slow encoder gets no further than this in all of them.
 const SECONDS: f64 = 1.0;
-/// The share of the sampled text that only warms the encoder's caches up before time is taken.
-const WARM_UP: f64 = 0.25;
-/// Time of an ingest over that of reading and encoding alone: the rest checksums, packs the tables and waits for the
-/// disk. Seen on C4.
-const WRITING: f64 = 1.25;
 /// Bytes of a row in the table of documents without its url: mostly the hash and the timestamp. Seen on C4.
 const TABLE_ROW_BYTES: f64 = 26.0;
 /// Bytes that a byte of url takes in the table, which is packed. Seen on C4.
@@ -61,8 +56,6 @@ impl Estimate {
         let mut sample = Sample::default();
         for i in 0..chosen {
             let input = files[(2 * i + 1) * files.len() / (2 * chosen)];
-            let warm = sample.seen.text_bytes as f64 >= WARM_UP * (chosen as u64 * TEXT_BYTES) as f64;
-            sample.warm(warm || i + 1 == chosen);
             // An input that cannot be read is reported when its turn comes, after everything before it is sealed.
             let _ = sample.take(input, job, &mut *encoder);
             if sample.all_seconds >= SECONDS {
@@ -79,9 +72,8 @@ impl Estimate {
 struct Sample {
     seen: Seen,
     all_seconds: f64,
-    /// What only warmed up: text and time.
-    cold: (u64, f64),
-    is_warm: bool,
+    /// A byte of text, where that took least: the encoder's caches are warm and nothing else came between.
+    seconds_a_byte: Option<f64>,
 }
 
 /// Bytes of inputs and what they hold.
@@ -95,13 +87,6 @@ struct Seen {
 }
 
 impl Sample {
-    fn warm(&mut self, warm: bool) {
-        if !self.is_warm && warm {
-            self.is_warm = true;
-            self.cold = (self.seen.text_bytes, self.all_seconds);
-        }
-    }
-
     fn take(&mut self, input: &Input, job: &Job, encoder: &mut dyn Encode) -> Result<(), Error> {
         let started = Instant::now();
         let mut source = input.open(&job.options.text_field)?;
@@ -154,7 +139,13 @@ impl Sample {
         if settled.text_bytes > before.text_bytes {
             self.seen = settled;
         }
-        self.all_seconds += started.elapsed().as_secs_f64();
+        let seconds = started.elapsed().as_secs_f64();
+        self.all_seconds += seconds;
+        let read = seen.text_bytes - before.text_bytes;
+        if read > 0 {
+            let here = seconds / read as f64;
+            self.seconds_a_byte = Some(self.seconds_a_byte.map_or(here, |least| least.min(here)));
+        }
         Ok(())
     }
 
@@ -165,11 +156,7 @@ impl Sample {
         let input_bytes: u64 = files.iter().map(|input| input.bytes).sum();
         let whole = |part: f64| part * input_bytes as f64 / self.seen.input_bytes as f64;
         let text_bytes = whole(self.seen.text_bytes as f64);
-        let (cold_text, cold_seconds) = self.cold;
-        let seconds_a_byte = match self.seen.text_bytes - cold_text {
-            0 => self.all_seconds / self.seen.text_bytes as f64,
-            warm_text => (self.all_seconds - cold_seconds) / warm_text as f64,
-        };
+        let seconds = text_bytes * self.seconds_a_byte? * job.encoder.whole_over_sample();
         // One worker works on one file at a time, so a large one may be what all wait for.
         let largest = files.iter().map(|input| input.bytes).max().unwrap_or(0) as f64 / input_bytes as f64;
         let longest_share = (1.0 / job.workers as f64).max(largest);
@@ -185,7 +172,7 @@ impl Sample {
             documents: documents.round() as u64,
             tokens: tokens.round() as u64,
             output_bytes: (shards + table + tokenizer).round() as u64,
-            seconds: text_bytes * seconds_a_byte * WRITING * longest_share,
+            seconds: seconds * longest_share,
             sampled_text_bytes: self.seen.text_bytes,
         })
     }
