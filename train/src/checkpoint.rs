@@ -244,10 +244,17 @@ impl Checkpoint {
     /// The checkpoint meant by `--from`: a checkpoint's own folder, or a run's, whose newest usable one is taken.
     ///
     /// # Errors
-    /// [`Error::NoCheckpoint`] or [`Error::BadCheckpoint`].
+    /// [`Error::NotAModel`], [`Error::NoCheckpoint`] or [`Error::BadCheckpoint`].
     pub fn find(path: &Path, refused: impl FnMut(&Error)) -> Result<Checkpoint, Error> {
-        if path.join(STATE).exists() || !path.join("checkpoints").exists() {
+        if path.join(STATE).exists() {
             return Checkpoint::open(path);
+        }
+        if !path.join("checkpoints").exists() {
+            let found = match path.is_dir() {
+                true => "it has no checkpoints, as a run has, and no state.json, as a checkpoint has",
+                false => "there is no such folder",
+            };
+            return Err(Error::NotAModel { path: path.to_owned(), found: found.to_owned() });
         }
         latest(path, refused)?
             .ok_or_else(|| Error::NoCheckpoint { path: path.to_owned(), refused: String::new() })

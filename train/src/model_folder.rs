@@ -27,6 +27,7 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::Config;
 use crate::error::Error;
+use crate::finetune;
 use crate::host;
 
 const CONFIG: &str = "model.toml";
@@ -113,6 +114,11 @@ impl ModelFolder {
         if path.join(CONFIG).exists() {
             return ModelFolder::open_folder(path);
         }
+        // What `train finetune` wrote: results, and the model in a folder of its own.
+        let tuned = path.join(finetune::job::MODEL);
+        if tuned.join(CONFIG).exists() {
+            return ModelFolder::open_folder(&tuned);
+        }
         if path.join(checkpoint::STATE).exists() || path.join("checkpoints").exists() {
             return ModelFolder::of_checkpoint(Checkpoint::find(path, refused)?);
         }
@@ -125,7 +131,7 @@ impl ModelFolder {
             ),
             (true, false) => {
                 "it has no checkpoints (as a run), no state.json (as a checkpoint) and no model.toml (as what \
-                 `train import` writes)"
+                 `train import` and `train finetune` write)"
                     .to_owned()
             }
         };

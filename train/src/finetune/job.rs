@@ -189,13 +189,12 @@ pub(crate) fn squared_error(labels: &[f64], predictions: &[f64]) -> f64 {
 /// A fine-tuned model and its task.
 ///
 /// # Errors
-/// [`FinetuneError::Unfit`] when the folder has none.
+/// Those of [`ModelFolder::open`], and [`FinetuneError::Unfit`] when the model has no task.
 pub(crate) fn open_saved(path: &Path) -> Result<(ModelFolder, SavedTask), Error> {
-    let inner = path.join(MODEL);
-    let path = if inner.join(super::saved::TASK_FILE).exists() { inner } else { path.to_owned() };
-    let Some(task) = SavedTask::read(&path)? else {
+    let folder = ModelFolder::open(path, |_| ())?;
+    let Some(task) = SavedTask::read(&folder.path)? else {
         let reason = "was not fine-tuned by `train finetune`: it has no task.json".to_owned();
-        return Err(FinetuneError::Unfit { path, reason }.into());
+        return Err(FinetuneError::Unfit { path: folder.path, reason }.into());
     };
-    Ok((ModelFolder::open(&path, |_| ())?, task))
+    Ok((folder, task))
 }

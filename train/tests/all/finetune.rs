@@ -89,6 +89,15 @@ fn own_classes_are_learnt_saved_and_predicted() {
         succeed(bench.train(&["predict", "--from", "tuned/model", "--data", "t.csv", "--out", "p.csv"]));
     assert!(String::from_utf8(output.stdout).unwrap().contains("accuracy               1.0000"));
 
+    // It is exported with the names of its classes.
+    let mut export = Command::new(env!("CARGO_BIN_EXE_train"));
+    export.current_dir(bench.dir.path()).args(["export", "--from", "tuned", "--out", "hf"]);
+    succeed(export);
+    let config: Value = serde_json::from_slice(&fs::read(bench.path("hf/config.json")).unwrap()).unwrap();
+    let mut names: Vec<&str> = (0..3).filter_map(|id| config["id2label"][id.to_string()].as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["five, really", "one", "three"], "{config}");
+
     let message = fail(bench.finetune(&columns));
     assert!(message.contains("tuned is there already"), "{message}");
 }
@@ -138,4 +147,8 @@ fn mistakes_are_named_before_anything_is_written() {
     assert!(message.contains("`lr` is 0, expected a number above 0"), "{message}");
     let message = fail(bench.train(&["predict", "--from", "model", "--data", "t.csv", "--out", "p.csv"]));
     assert!(message.contains("was not fine-tuned by `train finetune`"), "{message}");
+    let message = fail(bench.train(&["predict", "--from", "nowhere", "--data", "t.csv", "--out", "p.csv"]));
+    assert!(message.contains("nowhere holds no model: there is no such folder"), "{message}");
+    let message = fail(bench.train(&["eval", "--from", "nowhere", "--shards", "shards"]));
+    assert!(message.contains("nowhere holds no model: there is no such folder"), "{message}");
 }
