@@ -160,6 +160,9 @@ impl Default for LoaderConfig {
 /// Largest batch in samples or tokens, and longest warm-up in steps: keeps products of them within 128 bits.
 const MOST_IN_A_BATCH: u64 = u32::MAX as u64;
 
+/// Most workers, and most batches that are in memory: more are a slip of the finger, and would fill it.
+const MOST_AT_A_TIME: usize = 1024;
+
 impl LoaderConfig {
     /// Refuses values outside their range.
     ///
@@ -188,12 +191,12 @@ impl LoaderConfig {
                 "above 0 and at most 1, a fraction of the full batch",
             ));
         }
-        let at_least_one = [
-            ("workers", self.workers as u64),
-            ("slots", self.slots as u64),
-            ("shuffle_block", self.shuffle_block),
-            ("shuffle_window", self.shuffle_window),
-        ];
+        for (field, value) in [("workers", self.workers), ("slots", self.slots)] {
+            if !(1..=MOST_AT_A_TIME).contains(&value) {
+                return Err(invalid(field, value, "1 to 1024"));
+            }
+        }
+        let at_least_one = [("shuffle_block", self.shuffle_block), ("shuffle_window", self.shuffle_window)];
         match at_least_one.into_iter().find(|(_, value)| *value == 0) {
             Some((field, value)) => Err(invalid(field, value, "at least 1")),
             None => Ok(()),
@@ -291,6 +294,7 @@ mod tests {
             ("batch_warmup_from", LoaderConfig { batch_warmup_from: f64::NAN, ..ok.clone() }),
             ("workers", LoaderConfig { workers: 0, ..ok.clone() }),
             ("slots", LoaderConfig { slots: 0, ..ok.clone() }),
+            ("slots", LoaderConfig { slots: 100_000, ..ok.clone() }),
             ("shuffle_block", LoaderConfig { shuffle_block: 0, ..ok.clone() }),
             ("shuffle_window", LoaderConfig { shuffle_window: 0, ..ok.clone() }),
         ] {
