@@ -4,14 +4,15 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use model::{SequenceClassifier, TokenBatch};
+use model::config::{FeedForwardKind, PositionEmbedding};
+use model::{ModelConfig, Parameters, SequenceClassifier, TokenBatch};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor, no_grad};
 use train::export::{Architecture, Format, export};
 use train::finetune::saved::SavedTask;
 use train::finetune::{Columns, Precision, Target, Text, examples};
 use train::import::import;
-use train::model_folder::ModelFolder;
+use train::model_folder::{ModelFolder, ModelProvenance};
 
 use crate::command::{Bench, errors, fail, succeed};
 use crate::hugging_face::{Golden, folder};
@@ -462,6 +463,29 @@ fn run_python(python: &Path, script: &str, arguments: &[&Path]) {
     println!("{said}");
 }
 
+/// A model that a test has time for.
+fn small(position_embedding: PositionEmbedding, feed_forward: FeedForwardKind) -> ModelConfig {
+    ModelConfig {
+        hidden_size: 96,
+        num_hidden_layers: 3,
+        // Not a power of two, so that the slopes are of both kinds.
+        num_attention_heads: 12,
+        intermediate_size: 160,
+        // Large weights, so that nothing is small by itself.
+        initializer_range: 0.2,
+        position_embedding,
+        feed_forward,
+        ..ModelConfig::mosaic_bert_base()
+    }
+}
+
+/// Writes a model's folder, with the bundled tokenizer.
+fn write(path: &Path, config: &ModelConfig, parameters: &Parameters) {
+    let tokenizer = ingest::TokenizerFile::bundled().unwrap();
+    let provenance = ModelProvenance::now("test", Path::new("/"), &[], Vec::new()).unwrap();
+    ModelFolder::write(path, config, tokenizer.bytes(), parameters.iter(), &provenance).unwrap();
+}
+
 const SENTENCES: [&str; 5] = [
     "Paris is the [MASK] of France.",
     "A [MASK].",
@@ -474,51 +498,15 @@ const SENTENCES: [&str; 5] = [
 fn exported_models_compute_in_transformers_what_they_compute_here() {
     let Some(python) = python() else { return };
     let dir = tempfile::tempdir().unwrap();
-    let tokenizer = ingest::TokenizerFile::bundled().unwrap();
     for (name, position_embedding, feed_forward, architecture) in [
-        (
-            "mosaic",
-            model::config::PositionEmbedding::Alibi,
-            model::config::FeedForwardKind::Geglu,
-            Architecture::MosaicBert,
-        ),
-        (
-            "bert",
-            model::config::PositionEmbedding::Learned,
-            model::config::FeedForwardKind::Gelu,
-            Architecture::Bert,
-        ),
-        (
-            "between",
-            model::config::PositionEmbedding::Learned,
-            model::config::FeedForwardKind::Geglu,
-            Architecture::MosaicBert,
-        ),
+        ("mosaic", PositionEmbedding::Alibi, FeedForwardKind::Geglu, Architecture::MosaicBert),
+        ("bert", PositionEmbedding::Learned, FeedForwardKind::Gelu, Architecture::Bert),
+        ("between", PositionEmbedding::Learned, FeedForwardKind::Geglu, Architecture::MosaicBert),
     ] {
-        let config = model::ModelConfig {
-            hidden_size: 96,
-            num_hidden_layers: 3,
-            // Not a power of two, so that the slopes are of both kinds.
-            num_attention_heads: 12,
-            intermediate_size: 160,
-            // Large weights, so that nothing is small by itself.
-            initializer_range: 0.2,
-            position_embedding,
-            feed_forward,
-            ..model::ModelConfig::mosaic_bert_base()
-        };
+        let config = small(position_embedding, feed_forward);
         let fresh = model::MaskedLm::new(&config, 5, Device::Cpu, Kind::Float).unwrap();
-        let provenance =
-            train::model_folder::ModelProvenance::now("test", dir.path(), &[], Vec::new()).unwrap();
         let path = |part: &str| dir.path().join(format!("{name}-{part}"));
-        ModelFolder::write(
-            &path("model"),
-            &config,
-            tokenizer.bytes(),
-            fresh.parameters().iter(),
-            &provenance,
-        )
-        .unwrap();
+        write(&path("model"), &config, fresh.parameters());
         let folder = open(&path("model"));
         assert_eq!(export(&folder, &path("hf"), Format::HuggingFace).unwrap(), architecture);
 
@@ -561,39 +549,21 @@ fn exported_models_compute_in_transformers_what_they_compute_here() {
 fn exported_classifiers_predict_in_transformers_what_they_predict_here() {
     let Some(python) = python() else { return };
     let dir = tempfile::tempdir().unwrap();
-    let tokenizer = ingest::TokenizerFile::bundled().unwrap();
     for (name, position_embedding, feed_forward, target) in [
         (
             "mosaic",
-            model::config::PositionEmbedding::Alibi,
-            model::config::FeedForwardKind::Geglu,
+            PositionEmbedding::Alibi,
+            FeedForwardKind::Geglu,
             Target::Classes(["bad", "fair", "good"].map(str::to_owned).into()),
         ),
-        (
-            "bert",
-            model::config::PositionEmbedding::Learned,
-            model::config::FeedForwardKind::Gelu,
-            Target::Number,
-        ),
+        ("bert", PositionEmbedding::Learned, FeedForwardKind::Gelu, Target::Number),
     ] {
-        let config = model::ModelConfig {
-            hidden_size: 96,
-            num_hidden_layers: 2,
-            num_attention_heads: 12,
-            intermediate_size: 160,
-            initializer_range: 0.2,
-            position_embedding,
-            feed_forward,
-            ..model::ModelConfig::mosaic_bert_base()
-        };
+        let config = small(position_embedding, feed_forward);
         let labels = target.num_labels();
         let fresh = SequenceClassifier::new(&config, labels, 5, Device::Cpu, Kind::Float).unwrap();
-        let provenance =
-            train::model_folder::ModelProvenance::now("test", dir.path(), &[], Vec::new()).unwrap();
         let path = |part: &str| dir.path().join(format!("{name}-{part}"));
         let model = path("model");
-        ModelFolder::write(&model, &config, tokenizer.bytes(), fresh.parameters().iter(), &provenance)
-            .unwrap();
+        write(&model, &config, fresh.parameters());
         let columns =
             Columns { text: "a".to_owned(), text_pair: Some("b".to_owned()), label: "c".to_owned() };
         let task = SavedTask { target: target.clone(), columns, seq_len: 64, precision: Precision::Fp32 };
