@@ -13,9 +13,10 @@ mod glue; // GLUE, on tables small enough to be learnt by heart
 mod hugging_face; // folders as Hugging Face lays them out
 mod memory; // micro-batches that fit, and those that do not
 mod optimizer; // Composer's own numbers
-mod port; // import, export, fill, embed, and transformers beside them
+mod port; // import, export, fill and embed
 mod pretrained; // a small model to fine-tune
 mod resume; // killed and resumed equals uninterrupted
 mod skip; // steps that are not finite
 mod sweep; // several configurations, and the Pareto page
+mod transformers; // the real one beside import and export
 mod watching; // event files, Prometheus text, and a run in the terminal
