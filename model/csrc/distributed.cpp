@@ -85,6 +85,10 @@ char* bridge_store_connect(const char* host, uint16_t port, int serve, int64_t t
   });
 }
 
+uint16_t bridge_store_port(void* store) {
+  return static_cast<c10d::TCPStore&>(*store_of(store)).getPort();
+}
+
 void bridge_store_free(void* store) { delete static_cast<StoreHandle*>(store); }
 
 char* bridge_store_set(void* store, const char* key, const char* bytes, size_t count) {

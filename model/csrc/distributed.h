@@ -14,6 +14,8 @@ typedef void (*bridge_bytes)(void* context, const char* bytes, size_t count);
 // c10d's TCPStore: a server that one process keeps, and connections to it. The server, if `serve` is non-zero, ends with the
 // handle. `timeout_ms` bounds connecting, and each later request that names no time of its own.
 char* bridge_store_connect(const char* host, uint16_t port, int serve, int64_t timeout_ms, void** out);
+// The port it is kept at: the one taken, if the server was to take any (port 0).
+uint16_t bridge_store_port(void* store);
 void bridge_store_free(void* store);
 char* bridge_store_set(void* store, const char* key, const char* bytes, size_t count);
 // Waits until somebody has set the key; an error after `timeout_ms`.

@@ -140,8 +140,13 @@ impl Gloo {
             let message = format!("Gloo takes contiguous tensors of the CPU, this is {odd:?}");
             return Err(Error::Collective { operation, message });
         }
+        // libtorch notes the start of every operation in one recorder for all groups of the process, and looks up the group's
+        // entry there without a lock (c10d's FlightRecorder): two groups that start at once would break its tree.
+        static RECORDER: Mutex<()> = Mutex::new(());
+        let recorder = RECORDER.lock().unwrap_or_else(PoisonError::into_inner);
         let mut work = null_mut();
         let message = call(*self.lock(), &raw mut work);
+        drop(recorder);
         check::message(operation, message).map_err(|error| collective(operation, error))?;
         Ok(Work { handle: work, _tensors: tensors.map(Tensor::shallow_clone) })
     }

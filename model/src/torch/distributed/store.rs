@@ -21,7 +21,7 @@ unsafe impl Sync for Store {}
 
 impl Store {
     /// Connects to the store at `host` and `port`, and keeps it in this process if `serve`. A store that is not there yet is
-    /// waited for.
+    /// waited for. With port 0, the one who keeps it takes any that is free.
     ///
     /// # Errors
     /// [`Error::Torch`] when there is none after `timeout`, or when the port is taken.
@@ -41,7 +41,14 @@ impl Store {
         Ok(Store(Mutex::new(handle)))
     }
 
-    /// Puts a value under a name, in place of what was there.
+    /// The port it is kept at.
+    pub fn port(&self) -> u16 {
+        // SAFETY: the handle is alive, and this thread's alone while it is locked.
+        unsafe { sys::bridge_store_port(*self.lock()) }
+    }
+
+    /// Puts a value under a name, in place of what was there. It is on its way when this returns: other connections may still
+    /// [find](Self::find) what was there before, while [`Self::get`] waits for it.
     ///
     /// # Errors
     /// [`Error::Torch`] when the store does not answer; so of the other functions.
@@ -139,14 +146,9 @@ pub(super) mod tests {
 
     /// A store of this process and its port.
     pub(in super::super) fn local() -> (Store, u16) {
-        // The port is free when it is asked for; a few tries, since another process may take it before the store does.
-        for _ in 0..20 {
-            let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            if let Ok(store) = Store::connect("127.0.0.1", port, true, Duration::from_secs(10)) {
-                return (store, port);
-            }
-        }
-        panic!("no free port")
+        let store = Store::connect("127.0.0.1", 0, true, Duration::from_secs(10)).unwrap();
+        let port = store.port();
+        (store, port)
     }
 
     #[test]
@@ -155,10 +157,11 @@ pub(super) mod tests {
         let client = Store::connect("127.0.0.1", port, false, Duration::from_secs(10)).unwrap();
         assert_eq!(client.find("greeting").unwrap(), None);
         server.set("greeting", b"hello\0world").unwrap();
+        assert_eq!(client.get("greeting", Duration::from_secs(10)).unwrap(), b"hello\0world");
         assert_eq!(client.find("greeting").unwrap().as_deref(), Some(b"hello\0world".as_slice()));
         assert_eq!((client.add("count", 2).unwrap(), server.add("count", 3).unwrap()), (2, 5));
         server.set("empty", b"").unwrap();
-        assert_eq!(client.get("empty", Duration::from_secs(1)).unwrap(), b"");
+        assert_eq!(client.get("empty", Duration::from_secs(10)).unwrap(), b"");
     }
 
     #[test]

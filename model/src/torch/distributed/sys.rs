@@ -15,6 +15,7 @@ unsafe extern "C" {
         timeout_ms: i64,
         out: *mut *mut c_void,
     ) -> *mut c_char;
+    pub(super) fn bridge_store_port(store: *mut c_void) -> u16;
     pub(super) fn bridge_store_free(store: *mut c_void);
     pub(super) fn bridge_store_set(
         store: *mut c_void,
