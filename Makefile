@@ -6,7 +6,7 @@ C4 ?=
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test models bench-ingest bench-encoder bench-ingest-parts bench-loader bench-gpu bench-scaling bench-glue bench-pareto build libtorch check-tools lint fmt clean-demo test-transformers
+.PHONY: help demo test models bench-ingest bench-encoder bench-ingest-parts bench-loader bench-gpu bench-scaling bench-glue bench-pareto build libtorch check-tools lint fmt clean-demo test-transformers test-azure
 
 help: ## this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ test: lint ## everything: formatting, clippy, unit, property, parity and end-to-
 test-transformers: build ## exported and imported models beside Hugging Face's transformers (5 GB into .python/transformers, or TESSERA_PYTHON=...)
 	@[ -n "$(TESSERA_PYTHON)" ] || tests/transformers/setup.sh
 	$(CARGO) test --locked --release --workspace --test all -- --nocapture --test-threads 1 transformers
+
+test-azure: libtorch ## shards in Azure's blob storage, on Microsoft's emulator (190 MB into .node/azurite; wants npm)
+	@CARGO="$(CARGO)" tests/azure/run.sh
 
 models: ## the loader's ring under loom, its worker set under shuttle
 	@echo "== ring, under loom"

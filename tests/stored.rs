@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
-use tests::s3::{Server, environment, silent_about};
+use tests::s3::{Server, as_google, environment, silent_about};
 use tests::{Corpus, fail, program, succeed, text};
 
 /// A short training of a very small model.
@@ -45,7 +45,10 @@ fn losses(run: &Path) -> Vec<(Value, Value, Value)> {
 
 /// The files of a folder, in the bucket under `c4`.
 fn store(shards: &Path) -> Server {
-    let server = Server::start();
+    filled(Server::start(), shards)
+}
+
+fn filled(server: Server, shards: &Path) -> Server {
     for file in fs::read_dir(shards).unwrap().flatten().filter(|file| file.path().is_file()) {
         let name = file.file_name().into_string().unwrap();
         server.put(&format!("c4/{name}"), fs::read(file.path()).unwrap());
@@ -95,6 +98,41 @@ fn a_model_trained_from_a_store_is_the_one_trained_from_the_folder() {
     let mut command = training("s3://bucket/c4", &path("bad"), &["--shard-cache", empty.to_str().unwrap()]);
     let said = fail(command.envs(environment(server.address())));
     assert!(said.contains("s3://bucket/c4/shard-00002-0000.tokens is damaged at byte 128"), "{said}");
+}
+
+/// Google's own service is not at hand; reading is the same in its protocol and in Amazon's.
+#[test]
+fn a_model_may_be_trained_from_google() {
+    let corpus = Corpus::sentences(2, 60);
+    let shards = corpus.ingest("shards", &["--held-out", "0.1"]);
+    let server = filled(Server::public(), &shards);
+    assert_same_model(&corpus, &shards, "gs://bucket/c4", as_google(server.address()));
+}
+
+/// From Azurite, Microsoft's emulator of its blob storage, where `make test-azure` has started it.
+#[test]
+fn a_model_may_be_trained_from_azure() {
+    let Ok(container) = std::env::var("TESSERA_AZURE") else {
+        println!(
+            "skipped: TESSERA_AZURE names no container of Azure's blob storage (make test-azure starts its emulator)"
+        );
+        return;
+    };
+    let corpus = Corpus::sentences(2, 60);
+    let shards = corpus.ingest("shards", &["--held-out", "0.1"]);
+    let url = format!("{container}/train-{}", std::process::id());
+    succeed(&mut corpus.ingesting(Path::new(&url), &["--held-out", "0.1"]));
+    assert_same_model(&corpus, &shards, &url, Vec::new());
+}
+
+/// The model trained from the shards at `url` is the one trained from those in the folder `shards`.
+fn assert_same_model(corpus: &Corpus, shards: &Path, url: &str, environment: Vec<(&'static str, String)>) {
+    let path = |name: &str| corpus.path().join(name);
+    succeed(&mut training(shards.to_str().unwrap(), &path("here"), &[]));
+    let cache = path("cache");
+    let cached = ["--shard-cache", cache.to_str().unwrap()];
+    succeed(training(url, &path("there"), &cached).envs(environment));
+    assert!(weights(&path("here"), 6) == weights(&path("there"), 6), "other weights");
 }
 
 /// Starts a training from a store that never gives a shard, interrupts it while it waits, and gives its end.

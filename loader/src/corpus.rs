@@ -72,12 +72,12 @@ pub struct Stored {
 
 impl fmt::Display for Stored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (size, cache) = (self.size.about(), self.cache.display());
-        write!(
-            f,
-            "{} shards of {size} lie in an object store; those in use are kept in {cache}, up to {}",
-            self.shards, self.limit
-        )
+        let (size, cache, limit) = (self.size.about(), self.cache.display(), self.limit);
+        match self.shards {
+            1 => write!(f, "one shard of {size} lies in an object store; ")?,
+            shards => write!(f, "{shards} shards of {size} lie in an object store; ")?,
+        }
+        write!(f, "those in use are kept in {cache}, up to {limit}")
     }
 }
 

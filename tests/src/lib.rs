@@ -102,9 +102,15 @@ impl Corpus {
     /// Ingests the corpus into a folder `name` beside the files and returns that folder.
     pub fn ingest(&self, name: &str, options: &[&str]) -> PathBuf {
         let shards = self.path().join(name);
-        let inputs = self.path().join("*.json.gz");
-        succeed(program("ingest").arg("c4").arg(inputs).arg("--out").arg(&shards).args(options));
+        succeed(&mut self.ingesting(&shards, options));
         shards
+    }
+
+    /// The command that ingests the corpus to `out`, a folder or a URL.
+    pub fn ingesting(&self, out: &Path, options: &[&str]) -> Command {
+        let mut command = program("ingest");
+        command.arg("c4").arg(self.path().join("*.json.gz")).arg("--out").arg(out).args(options);
+        command
     }
 }
 

@@ -7,6 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::header::AUTHORIZATION;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use s3s::auth::SimpleAuth;
@@ -32,11 +36,25 @@ impl Server {
     /// # Panics
     /// When this machine has none.
     pub fn start() -> Self {
+        Self::serve(true)
+    }
+
+    /// As [`Self::start`], one that lets in everybody.
+    ///
+    /// # Panics
+    /// See [`Self::start`].
+    pub fn public() -> Self {
+        Self::serve(false)
+    }
+
+    fn serve(guarded: bool) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         std::fs::create_dir(folder.path().join(BUCKET)).expect("a bucket");
         let mut service =
             S3ServiceBuilder::new(s3s_fs::FileSystem::new(folder.path()).expect("a file system"));
-        service.set_auth(SimpleAuth::from_single(KEY, SECRET));
+        if guarded {
+            service.set_auth(SimpleAuth::from_single(KEY, SECRET));
+        }
         let service = service.build();
         let runtime = Runtime::new().expect("a runtime");
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a free port");
@@ -45,9 +63,16 @@ impl Server {
             while let Ok((socket, _)) = listener.accept().await {
                 let service = service.clone();
                 tokio::spawn(async move {
+                    let answer = service_fn(move |mut request: Request<Incoming>| {
+                        if !guarded {
+                            // Whoever shows a ticket is let in as well.
+                            request.headers_mut().remove(AUTHORIZATION);
+                        }
+                        Service::call(&service, request)
+                    });
                     let builder = Builder::new(TokioExecutor::new());
                     // A client that goes away is no concern of the server.
-                    let _ = builder.serve_connection(TokioIo::new(socket), service).await;
+                    let _ = builder.serve_connection(TokioIo::new(socket), answer).await;
                 });
             }
         });
@@ -83,6 +108,20 @@ pub fn environment(address: SocketAddr) -> Vec<(&'static str, String)> {
         ("AWS_REGION", "us-east-1".to_owned()),
         ("AWS_ACCESS_KEY_ID", KEY.to_owned()),
         ("AWS_SECRET_ACCESS_KEY", SECRET.to_owned()),
+    ]
+}
+
+/// The variables with which a program takes the [public](Server::public) server at `address` for Google's: what is done with
+/// single objects and lists is the same in both protocols.
+pub fn as_google(address: SocketAddr) -> Vec<(&'static str, String)> {
+    vec![
+        ("GOOGLE_ALLOW_HTTP", "true".to_owned()),
+        (
+            "GOOGLE_SERVICE_ACCOUNT_KEY",
+            format!(
+                r#"{{"gcs_base_url": "http://{address}", "disable_oauth": true, "client_email": "", "private_key": "", "private_key_id": ""}}"#
+            ),
+        ),
     ]
 }
 

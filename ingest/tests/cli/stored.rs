@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use tests::s3::{Breaking, Server, environment};
+use tests::s3::{Breaking, Server, as_google, environment};
 
 use crate::fixtures::{Corpus, assert_same_content, fail, noise, program, succeed};
 
@@ -59,6 +60,65 @@ fn shards_in_a_store_are_those_of_a_folder() {
     );
 }
 
+/// Shards made in `out`, which a program with `environment` reaches, are as they should be.
+fn assert_there(corpus: &Corpus, whole: &Path, out: &str, environment: &[(&str, String)]) {
+    let with = |arguments: &[&str]| {
+        let mut command = program(arguments);
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
+        command
+    };
+    let ingest = |out: &str| {
+        let mut command = with(&["c4"]);
+        command.arg(corpus.path("*.json.gz")).args(["--out", out]).args(SMALL_PARTS);
+        command
+    };
+    let said = succeed(&mut ingest(out));
+    assert!(said.contains(&format!("{out} is finished")), "{said}");
+    let said = succeed(&mut ingest(out));
+    assert!(said.contains("is finished already"), "{said}");
+    let said = succeed(&mut with(&["verify", out]));
+    assert!(said.contains("files are as they were written"), "{said}");
+    for options in [&["--json"][..], &["--doc", "250"], &["--stats", "--json"]] {
+        let there = succeed(&mut with(&[&["inspect", out], options].concat()));
+        let here = succeed(program(&["inspect"]).arg(whole).args(options));
+        assert_eq!(there, here);
+    }
+    let (scheme, _) = out.split_once("://").unwrap();
+    let said = fail(&mut ingest(&format!("{scheme}://nowhere/shards")));
+    assert!(said.contains("://nowhere/shards: there is no such"), "{said}");
+    assert!(said.contains("create it first, or check its name"), "{said}");
+}
+
+/// Google's own service is not at hand; what is done here is the same in its protocol and in Amazon's.
+#[test]
+fn shards_go_to_google_and_come_from_there() {
+    let (corpus, server) = (Corpus::of(2, 200), Server::public());
+    let whole = corpus.shards("whole", &SMALL_PARTS);
+    assert_there(&corpus, &whole, "gs://bucket/shards", &as_google(server.address()));
+    assert_same_content(&whole, &server.path("shards"));
+
+    let (input, there) = (corpus.path("c4.00000.json.gz"), corpus.path("there"));
+    server.put("text/c4.00000.json.gz", fs::read(&input).unwrap());
+    let mut command = program(&["c4", "gs://bucket/text/*.json.gz", "--out"]);
+    succeed(command.arg(&there).args(SMALL_PARTS).envs(as_google(server.address())));
+    let tokens = |folder: &Path| fs::read(folder.join("shard-00000-0000.tokens")).unwrap();
+    assert_eq!(tokens(&whole), tokens(&there));
+}
+
+/// To Azurite, Microsoft's emulator of its blob storage, where `make test-azure` has started it.
+#[test]
+fn shards_go_to_azure_and_come_from_there() {
+    let Ok(container) = std::env::var("TESSERA_AZURE") else {
+        println!(
+            "skipped: TESSERA_AZURE names no container of Azure's blob storage (make test-azure starts its emulator)"
+        );
+        return;
+    };
+    let corpus = Corpus::of(2, 200);
+    let whole = corpus.shards("whole", &SMALL_PARTS);
+    assert_there(&corpus, &whole, &format!("{container}/shards-{}", std::process::id()), &[]);
+}
+
 #[test]
 fn what_is_not_for_shards_is_refused() {
     let (corpus, server) = (Corpus::of(1, 20), Server::start());
@@ -70,6 +130,13 @@ fn what_is_not_for_shards_is_refused() {
     );
     let said = fail(&mut ingest(&corpus, server.address(), "http://localhost/shards", &[]));
     assert!(said.contains("http://localhost/shards is on a web server, which takes no files"), "{said}");
+    let said = fail(&mut ingest(&corpus, server.address(), "s3://nowhere/shards", &[]));
+    assert!(
+        said.contains(
+            "cannot list s3://nowhere/shards: there is no such bucket; create it first, or check its name"
+        ),
+        "{said}"
+    );
     let said = fail(&mut on(server.address(), &["verify", "s3://bucket/none"]));
     assert!(said.contains("s3://bucket/none"), "{said}");
 }

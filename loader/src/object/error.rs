@@ -1,5 +1,7 @@
 //! What can go wrong with objects.
 
+use std::fmt;
+
 use super::Scheme;
 
 /// An error of an object store. Messages name the object, what was found and what to do; what the store said is in
@@ -22,7 +24,18 @@ pub enum ObjectError {
         /// The object.
         url: String,
         /// What the store said.
-        source: object_store::Error,
+        source: Said,
+    },
+
+    /// There is no such bucket.
+    #[error("cannot {action} {url}: there is no such {container}; create it first, or check its name")]
+    NoContainer {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// The object.
+        url: String,
+        /// What a bucket is called there.
+        container: &'static str,
     },
 
     /// The store wants other credentials.
@@ -35,7 +48,7 @@ pub enum ObjectError {
         /// How to give credentials.
         hint: &'static str,
         /// What the store said.
-        source: object_store::Error,
+        source: Said,
     },
 
     /// Another object stands where one was being read.
@@ -66,7 +79,7 @@ pub enum ObjectError {
         /// How often it was tried.
         attempts: u32,
         /// The last thing that went wrong; nothing when the store just ended early.
-        source: Option<object_store::Error>,
+        source: Option<Said>,
     },
 
     /// An object has another size than it should have.
@@ -104,19 +117,48 @@ pub enum ObjectError {
         /// The object.
         url: String,
         /// What the store said.
-        source: object_store::Error,
+        source: Said,
     },
 }
 
+/// What a store said, in one line. It stands for the whole chain of causes, which the store's own errors repeat in their text.
+#[derive(Debug)]
+pub struct Said(object_store::Error);
+
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A server's answer may be a page of XML.
+        let text = self.0.to_string();
+        let words: Vec<&str> = text.split_whitespace().collect();
+        f.write_str(words.join(" ").trim_end_matches([':', ' ']))
+    }
+}
+
+impl std::error::Error for Said {}
+
+impl From<object_store::Error> for Said {
+    fn from(error: object_store::Error) -> Self {
+        Self(error)
+    }
+}
+
+/// The codes with which S3, Google and Azure say that there is no such bucket.
+const NO_CONTAINER: [&str; 2] = ["<Code>NoSuchBucket</Code>", "<Code>ContainerNotFound</Code>"];
+
 impl ObjectError {
     pub(super) fn of(action: &'static str, url: &str, scheme: Scheme, source: object_store::Error) -> Self {
+        use object_store::Error::{NotFound, PermissionDenied, Unauthenticated};
         let url = url.to_owned();
+        let text = source.to_string();
+        if NO_CONTAINER.iter().any(|code| text.contains(code)) {
+            return Self::NoContainer { action, url, container: scheme.container() };
+        }
         match source {
-            object_store::Error::NotFound { .. } => Self::NotFound { url, source },
-            object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
-                Self::Refused { action, url, hint: scheme.credentials(), source }
+            NotFound { .. } => Self::NotFound { url, source: source.into() },
+            PermissionDenied { .. } | Unauthenticated { .. } => {
+                Self::Refused { action, url, hint: scheme.credentials(), source: source.into() }
             }
-            source => Self::Store { action, url, source },
+            _ => Self::Store { action, url, source: source.into() },
         }
     }
 }

@@ -111,7 +111,7 @@ impl Location {
         };
         let key = key.map_err(|error| wrong(error.to_string()))?;
         let store = Store::open(scheme, &text[..text.len() - rest.len() + host.len()])
-            .map_err(|error| wrong(error.to_string()))?;
+            .map_err(|error| wrong(format!("{error}; {}", scheme.credentials())))?;
         Ok(Some(Self { store, key, url: text.trim_end_matches('/').to_owned() }))
     }
 

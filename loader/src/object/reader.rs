@@ -118,6 +118,7 @@ impl Stream {
             failures = if self.at > before { 1 } else { failures + 1 };
             if failures == ATTEMPTS {
                 let (url, bytes) = (self.location.to_string(), self.meta.bytes);
+                let source = source.map(Into::into);
                 let broken = ObjectError::Broken { url, at: self.at, bytes, attempts: ATTEMPTS, source };
                 return drop(self.sender.send(Err(broken.into())).await);
             }
