@@ -162,3 +162,39 @@ impl ObjectError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use super::*;
+
+    fn of(answer: &str) -> ObjectError {
+        let error = object_store::Error::Generic { store: "S3", source: answer.into() };
+        ObjectError::of("list", "s3://corpus/c4", Scheme::S3, error)
+    }
+
+    #[test]
+    fn what_a_store_says_is_said_once_and_in_a_line() {
+        let error = of("500 Internal Server Error: <Error>\n  <Code>InternalError</Code>\n</Error>: ");
+        assert_eq!(error.to_string(), "cannot list s3://corpus/c4");
+        let said = error.source().unwrap();
+        assert_eq!(
+            said.to_string(),
+            "Generic S3 error: 500 Internal Server Error: <Error> <Code>InternalError</Code> </Error>"
+        );
+        assert!(said.source().is_none());
+    }
+
+    #[test]
+    fn a_bucket_that_is_not_there_is_named() {
+        for code in ["NoSuchBucket", "ContainerNotFound"] {
+            let error = of(&format!("404 Not Found: <Error><Code>{code}</Code></Error>"));
+            assert_eq!(
+                error.to_string(),
+                "cannot list s3://corpus/c4: there is no such bucket; create it first, or check its name"
+            );
+            assert!(error.source().is_none());
+        }
+    }
+}

@@ -28,7 +28,7 @@ use futures::TryStreamExt;
 use object_store::path::Path as Key;
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStoreExt, PutPayload, WriteMultipart};
 
-pub use error::ObjectError;
+pub use error::{ObjectError, Said};
 pub use reader::Reader;
 pub use store::Scheme;
 

@@ -143,6 +143,7 @@ impl Pending {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
     use std::thread;
     use std::time::Duration;
 
@@ -155,7 +156,7 @@ mod tests {
     /// Runs `member` in as many threads as there are ranks, each with a connection and a group of its own.
     fn ranks<T: Send>(world_size: usize, member: impl Fn(&Group) -> T + Sync) -> Vec<T> {
         let (_server, port) = local();
-        let timeout = Duration::from_secs(20);
+        let timeout = Duration::from_secs(60);
         let join = |rank| {
             let store = Store::connect("127.0.0.1", port, false, timeout).unwrap();
             Group::Gloo(Gloo::join(&store, "test", rank, world_size, Some("127.0.0.1"), timeout).unwrap())
@@ -216,12 +217,17 @@ mod tests {
 
     #[test]
     fn a_member_that_leaves_is_an_error_of_the_others() {
-        let results = ranks(2, |group| match group.rank() {
-            0 => Ok(()),
-            _ => {
-                thread::sleep(Duration::from_millis(200));
-                let sum = counting(0, 1000);
-                group.all_reduce(&sum).and_then(Pending::wait)
+        // Nobody leaves while others still join.
+        let joined = Barrier::new(2);
+        let results = ranks(2, |group| {
+            joined.wait();
+            match group.rank() {
+                0 => Ok(()),
+                _ => {
+                    thread::sleep(Duration::from_millis(200));
+                    let sum = counting(0, 1000);
+                    group.all_reduce(&sum).and_then(Pending::wait)
+                }
             }
         });
         assert!(matches!(results[1], Err(Error::Collective { .. })), "{results:?}");
