@@ -161,10 +161,16 @@ mod tests {
             let store = Store::connect("127.0.0.1", port, false, timeout).unwrap();
             Group::Gloo(Gloo::join(&store, "test", rank, world_size, Some("127.0.0.1"), timeout).unwrap())
         };
-        let (member, join) = (&member, &join);
+        // Nobody leaves while others still join.
+        let joined = Barrier::new(world_size);
+        let joined_member = |rank| {
+            let group = join(rank);
+            joined.wait();
+            member(&group)
+        };
         thread::scope(|scope| {
-            let threads: Vec<_> =
-                (0..world_size).map(|rank| scope.spawn(move || member(&join(rank)))).collect();
+            let member = &joined_member;
+            let threads: Vec<_> = (0..world_size).map(|rank| scope.spawn(move || member(rank))).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         })
     }
@@ -217,17 +223,12 @@ mod tests {
 
     #[test]
     fn a_member_that_leaves_is_an_error_of_the_others() {
-        // Nobody leaves while others still join.
-        let joined = Barrier::new(2);
-        let results = ranks(2, |group| {
-            joined.wait();
-            match group.rank() {
-                0 => Ok(()),
-                _ => {
-                    thread::sleep(Duration::from_millis(200));
-                    let sum = counting(0, 1000);
-                    group.all_reduce(&sum).and_then(Pending::wait)
-                }
+        let results = ranks(2, |group| match group.rank() {
+            0 => Ok(()),
+            _ => {
+                thread::sleep(Duration::from_millis(200));
+                let sum = counting(0, 1000);
+                group.all_reduce(&sum).and_then(Pending::wait)
             }
         });
         assert!(matches!(results[1], Err(Error::Collective { .. })), "{results:?}");
