@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
+use tests::azure;
 use tests::s3::{Server, as_google, environment, silent_about};
 use tests::{Corpus, fail, program, succeed, text};
 
@@ -112,12 +113,7 @@ fn a_model_may_be_trained_from_google() {
 /// From Azurite, Microsoft's emulator of its blob storage, where `make test-azure` has started it.
 #[test]
 fn a_model_may_be_trained_from_azure() {
-    let Ok(container) = std::env::var("TESSERA_AZURE") else {
-        println!(
-            "skipped: TESSERA_AZURE names no container of Azure's blob storage (make test-azure starts its emulator)"
-        );
-        return;
-    };
+    let Some(container) = azure::container() else { return };
     let corpus = Corpus::sentences(2, 60);
     let shards = corpus.ingest("shards", &["--held-out", "0.1"]);
     let url = format!("{container}/train-{}", std::process::id());

@@ -16,6 +16,7 @@ key=$(printf 'a key for tests' | base64)
 AZURITE_ACCOUNTS="tester:$key" $azurite --blobPort "$port" --location "$data" --skipApiVersionCheck --disableTelemetry --silent &
 server=$!
 trap 'kill $server; rm -rf "$data"' EXIT
+trap 'exit 130' INT TERM
 
 export AZURE_STORAGE_ENDPOINT="http://127.0.0.1:$port/tester" AZURE_ALLOW_HTTP=true
 export AZURE_STORAGE_ACCOUNT_NAME=tester AZURE_STORAGE_ACCOUNT_KEY="$key"

@@ -1,5 +1,6 @@
 //! Fixtures of the end-to-end tests: C4 files made on the spot, and the two programs as a user starts them.
 
+pub mod azure;
 pub mod s3;
 
 use std::fs;

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use tests::azure;
 use tests::s3::{Breaking, Server, as_google, environment};
 
 use crate::fixtures::{Corpus, assert_same_content, fail, noise, program, succeed};
@@ -108,12 +109,7 @@ fn shards_go_to_google_and_come_from_there() {
 /// To Azurite, Microsoft's emulator of its blob storage, where `make test-azure` has started it.
 #[test]
 fn shards_go_to_azure_and_come_from_there() {
-    let Ok(container) = std::env::var("TESSERA_AZURE") else {
-        println!(
-            "skipped: TESSERA_AZURE names no container of Azure's blob storage (make test-azure starts its emulator)"
-        );
-        return;
-    };
+    let Some(container) = azure::container() else { return };
     let corpus = Corpus::of(2, 200);
     let whole = corpus.shards("whole", &SMALL_PARTS);
     assert_there(&corpus, &whole, &format!("{container}/shards-{}", std::process::id()), &[]);
