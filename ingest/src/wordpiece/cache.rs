@@ -18,7 +18,7 @@ use std::hint::select_unpredictable;
 use memmap2::MmapMut;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::ids::{MISS, Value};
+use super::ids::{MISS, Value, is_miss};
 use crate::processor;
 
 /// Entries in a [`Front`]: 256 KiB, a quarter to a half of common second-level caches; the rest is for the text on its
@@ -42,39 +42,42 @@ pub(super) struct Key {
     high: u64,
 }
 
-/// Which bytes of a sixteen-byte load belong to a key of a given length.
-static LENGTHS: [[u64; 2]; 16] = {
-    let mut masks = [[0; 2]; 16];
+/// What makes a key of a sixteen-byte load: the bits to keep, and the length in the top byte. For a string that is too long
+/// nothing is kept.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub(super) struct Length {
+    keep: [u64; 2],
+    top: u64,
+    unused: u64,
+}
+
+/// By the length of the string.
+pub(super) const LENGTHS: [Length; MAX_KEY + 1] = {
+    let mut lengths = [Length { keep: [0; 2], top: 0, unused: 0 }; MAX_KEY + 1];
     let mut len = 1;
-    while len < 16 {
+    while len <= MAX_KEY {
         let mask = (1u128 << (8 * len)) - 1;
-        masks[len] = [mask as u64, (mask >> 64) as u64];
+        lengths[len].keep = [mask as u64, (mask >> 64) as u64];
+        lengths[len].top = (len as u64) << 56;
         len += 1;
     }
-    masks
+    lengths
 };
 
 impl Key {
-    /// The key of an entry that was never written.
+    /// The key of the empty string, and of an entry that was never written.
     const EMPTY: Key = Key { low: 0, high: 0 };
 
     /// A key that no string has and no entry holds.
     pub(super) const NONE: Key = Key { low: 0, high: 0x7f << 56 };
 
-    /// The key of the first `len` of sixteen loaded bytes; `len` is 1 to [`MAX_KEY`].
+    /// The key of the first bytes of sixteen loaded ones.
     #[inline(always)]
-    pub(super) fn from_load(load: &[u8; 16], len: usize) -> Key {
+    pub(super) fn from_load(load: &[u8; 16], length: &Length) -> Key {
         let load = u128::from_le_bytes(*load);
-        let [low, high] = LENGTHS[len & 15];
-        Key { low: load as u64 & low, high: (load >> 64) as u64 & high | (len as u64) << 56 }
-    }
-
-    /// The key of a short string.
-    #[inline]
-    pub(super) fn new(bytes: &[u8]) -> Key {
-        let mut load = [0; 16];
-        load[..bytes.len()].copy_from_slice(bytes);
-        Key::from_load(&load, bytes.len())
+        let [low, high] = length.keep;
+        Key { low: load as u64 & low, high: (load >> 64) as u64 & high | length.top }
     }
 
     /// Multiply and fold, as in wyhash: one multiplication mixes both halves.
@@ -101,7 +104,8 @@ struct Set {
 }
 
 /// Where a key belongs: its set in the cache in the low bits, its entry in the front in the high ones.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(transparent)]
 pub(super) struct Slot(u64);
 
 impl Slot {
@@ -123,7 +127,7 @@ impl Slot {
 }
 
 /// A key with its value; half a cache line.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C, align(32))]
 struct Entry {
     key: Key,
@@ -131,18 +135,24 @@ struct Entry {
 }
 
 /// A small table before the cache, so that the strings most of the text is made of lie densely. In the cache each has a
-/// line of its own beside a rare one, and they exceed the processor's second-level cache.
-#[derive(Debug)]
+/// line of its own beside a rare one, and they exceed the processor's second-level cache. All zeros to begin with.
+///
+/// The empty string has the key of an entry that was never written, whose value is no ids. Its entry is never taken, so it
+/// is always known.
+#[derive(Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
 pub(super) struct Front {
-    entries: Box<[Entry; FRONT]>,
+    entries: [Entry; FRONT],
     insertions: u32,
+    /// Up to a whole cache line.
+    unused: [u32; 15],
 }
 
 impl Front {
-    /// An empty table.
-    pub(super) fn new() -> Front {
-        let entries = vec![Entry { key: Key::EMPTY, value: [0; 2] }; FRONT].into_boxed_slice();
-        Front { entries: entries.try_into().expect("it has this length"), insertions: 0 }
+    /// Asks for the entry of `slot`, which is wanted soon.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, slot: Slot) {
+        processor::prefetch(&self.entries[slot.front()]);
     }
 
     /// The value of `key`, which belongs to `slot`, or a miss.
@@ -154,13 +164,16 @@ impl Front {
         [low, select_unpredictable(entry.key.differs(key) == 0, high, MISS)]
     }
 
-    /// Remembers that `key` has `value`; in the place of another only now and then, since most that come along are rare.
+    /// Remembers that `key` has `value`, unless that is a miss; in the place of another only now and then, since most that
+    /// come along are rare.
     #[inline(always)]
-    pub(super) fn insert(&mut self, slot: Slot, key: Key, value: &Value) {
+    pub(super) fn insert(&mut self, slot: Slot, key: Key, value: Value) {
+        let reserved = Slot::of(Key::EMPTY).front();
         let entry = &mut self.entries[slot.front()];
         self.insertions = self.insertions.wrapping_add(1);
         let takes = (entry.key == Key::EMPTY) | self.insertions.is_multiple_of(PROMOTE_EVERY);
-        *entry = select_unpredictable(takes, Entry { key, value: *value }, *entry);
+        let takes = takes & (slot.front() != reserved) & !is_miss(&value);
+        *entry = select_unpredictable(takes, Entry { key, value }, *entry);
     }
 }
 
@@ -222,46 +235,69 @@ impl<'a> Sets<'a> {
         processor::prefetch(&self.0[slot.set()]);
     }
 
-    /// The value of `key`, if it is in set `slot`.
+    /// The value of `key`, if it is in set `slot`, else a miss.
     #[inline]
-    pub(super) fn get(self, slot: Slot, key: Key) -> Option<&'a Value> {
+    pub(super) fn get(self, slot: Slot, key: Key) -> Value {
         let set = &self.0[slot.set()];
-        // Without branches but for the last: which of the two entries it is cannot be predicted.
+        // Without branches: whether it is there, and which of the two entries it is, cannot be predicted.
         let (first, second) = (set.keys[0].differs(key) == 0, set.keys[1].differs(key) == 0);
-        if first | second { Some(select_unpredictable(second, &set.values[1], &set.values[0])) } else { None }
+        let [low, high] = *select_unpredictable(second, &set.values[1], &set.values[0]);
+        [low, select_unpredictable(first | second, high, MISS)]
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use zerocopy::FromZeros;
+
     use super::*;
+
+    fn key(bytes: &[u8]) -> Key {
+        let mut load = [b'x'; 16];
+        load[..bytes.len()].copy_from_slice(bytes);
+        Key::from_load(&load, &LENGTHS[bytes.len()])
+    }
 
     #[test]
     fn strings_that_differ_in_length_or_in_bytes_behind_the_end_have_their_own_keys() {
-        assert_ne!(Key::new(b"a"), Key::new(b"a\0"));
-        assert_ne!(Key::new(b"\0"), Key::EMPTY);
-        let mut load = *b"abcdefghijklmnop";
-        let key = Key::from_load(&load, 3);
-        load[3] = b'x';
-        assert_eq!(key, Key::from_load(&load, 3));
-        assert_eq!(key, Key::new(b"abc"));
+        assert_ne!(key(b"a"), key(b"a\0"));
+        assert_ne!(key(b"\0"), Key::EMPTY);
+        assert_eq!(Key::from_load(b"abcdefghijklmnop", &LENGTHS[3]), key(b"abc"));
+        assert_eq!(key(b""), Key::EMPTY);
+    }
+
+    #[test]
+    fn the_empty_string_is_always_in_front() {
+        let mut front: Box<Front> = Box::new(Front::new_zeroed());
+        let empty = Slot::of(Key::EMPTY);
+        for i in 0..100_u32 {
+            let key = key(&i.to_le_bytes());
+            front.insert(empty, key, [1, 1 << 48]);
+            front.insert(Slot::of(key), key, [u64::from(i), 1 << 48]);
+        }
+        assert_eq!(front.get(empty, Key::EMPTY), [0; 2]);
+        let there = (0..100_u32).filter(|i| {
+            let key = key(&i.to_le_bytes());
+            front.get(Slot::of(key), key) == [u64::from(*i), 1 << 48]
+        });
+        assert!(there.count() > 90);
     }
 
     #[test]
     fn entries_are_found_until_replaced_and_a_set_keeps_two() {
         let mut cache = Cache::new();
         let slot = Slot(7);
-        let keys: Vec<Key> = (0..40u8).map(|i| Key::new(&[b'k', i])).collect();
+        let keys: Vec<Key> = (0..40u8).map(|i| key(&[b'k', i])).collect();
         for (i, &key) in keys.iter().enumerate() {
             cache.insert(slot, key, [i as u64; 2]);
-            assert_eq!(cache.sets().get(slot, key), Some(&[i as u64; 2]), "the newest is there");
+            assert_eq!(cache.sets().get(slot, key), [i as u64; 2], "the newest is there");
         }
-        let kept: Vec<usize> = (0..40).filter(|&i| cache.sets().get(slot, keys[i]).is_some()).collect();
+        let kept: Vec<usize> = (0..40).filter(|&i| !is_miss(&cache.sets().get(slot, keys[i]))).collect();
         assert_eq!(kept.len(), 2);
         for i in kept {
-            assert_eq!(cache.sets().get(slot, keys[i]), Some(&[i as u64; 2]));
+            assert_eq!(cache.sets().get(slot, keys[i]), [i as u64; 2]);
         }
-        assert_eq!(cache.sets().get(slot, Key::NONE), None);
-        assert_eq!(cache.sets().get(Slot(8), Key::NONE), None, "an empty set has no entries");
+        assert!(is_miss(&cache.sets().get(slot, Key::NONE)));
+        assert!(is_miss(&cache.sets().get(Slot(8), Key::NONE)), "an empty set has no entries");
     }
 }

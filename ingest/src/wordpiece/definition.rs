@@ -6,6 +6,7 @@
 use thiserror::Error;
 use tokenizers::{ModelWrapper, NormalizerWrapper, PreTokenizerWrapper, Tokenizer};
 
+use super::ids::{Mark, mark};
 use super::normalize::{Ascii, Normalizer};
 use super::split::is_separator;
 use super::trie::{MAX_ID, Root, Trie};
@@ -63,12 +64,12 @@ pub(super) struct Definition {
     pub(super) normalizer: Normalizer,
     /// What becomes of each ASCII character.
     pub(super) ascii: [Ascii; 128],
-    /// ASCII punctuation that may be cut off the end of a chunk: its id plus one; 0 for all other bytes.
-    pub(super) marks: [u32; 256],
+    /// ASCII punctuation that may be cut off the end of a chunk; no mark for all other bytes.
+    pub(super) marks: [Mark; 256],
     /// The bit by which ASCII letters differ in case where keys are blind to it, else 0.
     pub(super) case: u8,
-    /// Whether no added token can lie in an ASCII word, because each has a punctuation mark.
-    pub(super) words_are_chunks: bool,
+    /// Whether no added token can lie in a chunk of ASCII letters, digits and `marks`, because none ends with such.
+    pub(super) plain: bool,
     trie: Trie,
     word_start: Root,
     continuation: Root,
@@ -152,7 +153,9 @@ impl Definition {
             ascii,
             marks: [0; 256],
             case: if normalizer.lowercase { 0x20 } else { 0 },
-            words_are_chunks: added.iter().all(|(content, _)| content.bytes().any(is_mark)),
+            plain: added
+                .iter()
+                .all(|(content, _)| content.bytes().last().is_some_and(|byte| !byte.is_ascii_alphanumeric())),
             trie,
             word_start,
             continuation,
@@ -168,7 +171,7 @@ impl Definition {
             if added.iter().all(|(content, _)| content.as_bytes().last() != Some(&byte)) {
                 ids.clear();
                 definition.push_word(&[byte], &mut ids);
-                definition.marks[usize::from(byte)] = ids[0] + 1;
+                definition.marks[usize::from(byte)] = mark(ids[0]);
             }
         }
         Ok(definition)

@@ -7,6 +7,12 @@
 //!
 //! Unpacking always copies all of it and goes on by the number, so there is no loop and no branch on it.
 
+use std::ops::Range;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::split::WINDOW;
+
 /// What a string encodes to, if that fits: two words of sixteen-bit fields, the lowest first.
 pub(super) type Value = [u64; 2];
 
@@ -15,16 +21,16 @@ const FIELDS: usize = 8;
 
 /// Where the number of ids stands in the second word.
 const COUNT_AT: u32 = 48;
-/// A number of ids that no value has.
-const NO_COUNT: u64 = 0xffff;
+/// The second word of what stands for a value that is not known: its number of ids is zero, and a bit above says why.
+pub(super) const MISS: u64 = 1 << MISS_AT;
 
-/// The second word of what stands for a value that is not known.
-pub(super) const MISS: u64 = NO_COUNT << COUNT_AT;
+/// Where the bit of a miss stands in the second word.
+const MISS_AT: u32 = 56;
 
 /// Whether a value is not known.
 #[inline(always)]
 pub(super) fn is_miss(value: &Value) -> bool {
-    value[1] == MISS
+    value[1] >> MISS_AT != 0
 }
 
 /// Packs `ids`, if they fit.
@@ -46,10 +52,10 @@ fn fields(value: &Value) -> [u16; FIELDS] {
     fields.map(u16::from_le)
 }
 
-/// Fields that `value` begins with and that are ids.
+/// Fields that `value` begins with and that are ids; none of a miss.
 #[inline(always)]
 fn used<const NARROW: bool>(value: &Value) -> usize {
-    (value[1] >> COUNT_AT) as usize * if NARROW { 1 } else { 2 }
+    usize::from((value[1] >> COUNT_AT) as u8) * if NARROW { 1 } else { 2 }
 }
 
 /// Appends the ids that `fields` are.
@@ -69,52 +75,109 @@ pub(super) fn unpack<const NARROW: bool>(value: &Value, ids: &mut Vec<u32>) {
     extend::<NARROW>(ids, &fields(value)[..used::<NARROW>(value)]);
 }
 
-/// Ids of fewer than `VALUES` values, and one more behind each, on their way to the others. The last place is for the noise
-/// behind them.
+/// Ids of values, one behind another.
 ///
-/// How many fields are filled is the caller's to remember, so that it stays in a register.
-#[derive(Debug)]
-pub(super) struct Staged<const VALUES: usize>([[u16; FIELDS]; VALUES]);
+/// How many fields are filled is the caller's to remember, so that it stays in a register; it never exceeds [`FILLED`].
+#[derive(Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub(super) struct Fields([u16; FILLED + BLOCK]);
 
-impl<const VALUES: usize> Staged<VALUES> {
-    pub(super) fn new() -> Self {
-        Self([[0; FIELDS]; VALUES])
+/// As many fields as sixteen bits count, so that no place has to be checked. Those that are never written take no memory.
+pub(super) const FILLED: usize = 1 << 16;
+
+/// Fields copied in one step.
+const BLOCK: usize = 32;
+
+// A chunk of a window takes two bytes with its separator and has at most a value's fields with the mark behind it.
+const _: () = assert!((WINDOW / 2 + 1) * FIELDS < FILLED);
+
+/// An id that is put behind a value, or none: a bit above the id says that there is one.
+pub(super) type Mark = u64;
+
+/// Where that bit stands.
+const MARK_AT: u32 = 32;
+
+/// The mark that `id` is.
+pub(super) fn mark(id: u32) -> Mark {
+    u64::from(id) | 1 << MARK_AT
+}
+
+/// The bytes that a mark takes: one, or none if there is no mark.
+#[inline(always)]
+pub(super) fn mark_len(mark: Mark) -> u16 {
+    (mark >> MARK_AT) as u16
+}
+
+impl Fields {
+    /// The places from `len` on.
+    #[inline(always)]
+    fn room<const MANY: usize>(&mut self, len: u32) -> &mut [u16; MANY] {
+        self.0[usize::from(len as u16)..].first_chunk_mut().expect("there is room for a block more")
     }
 
     /// Puts the ids of `value` behind the first `len` fields; returns how many there are then.
     #[inline(always)]
-    pub(super) fn push<const NARROW: bool>(&mut self, len: usize, value: &Value) -> usize {
-        let room = self.0.as_flattened_mut()[len..].first_chunk_mut();
-        *room.expect("there is room for all values") = fields(value);
-        len + used::<NARROW>(value)
+    pub(super) fn push<const NARROW: bool>(&mut self, len: u32, value: &Value) -> u32 {
+        *self.room(len) = fields(value);
+        len + used::<NARROW>(value) as u32
     }
 
-    /// Puts the id below `above` there, unless that is zero.
+    /// Puts `mark` behind the first `len` fields; returns how many there are then.
     #[inline(always)]
-    pub(super) fn push_below<const NARROW: bool>(&mut self, len: usize, above: u32) -> usize {
-        let id = above.wrapping_sub(1);
-        let room = &mut self.0.as_flattened_mut()[len..];
-        room[0] = id as u16;
+    pub(super) fn push_mark<const NARROW: bool>(&mut self, len: u32, mark: Mark) -> u32 {
+        let room: &mut [u16; 2] = self.room(len);
+        room[0] = mark as u16;
         if NARROW {
-            return len + usize::from(above != 0);
+            return len + u32::from(mark_len(mark));
         }
-        room[1] = (id >> 16) as u16;
-        len + 2 * usize::from(above != 0)
+        room[1] = (mark >> 16) as u16;
+        len + 2 * u32::from(mark_len(mark))
+    }
+
+    /// Puts the fields of `range` of others behind the first `len`; returns how many there are then.
+    #[inline(always)]
+    pub(super) fn copy(&mut self, len: u32, others: &Fields, range: Range<u32>) -> u32 {
+        for at in range.clone().step_by(BLOCK) {
+            let block: &[u16; BLOCK] =
+                others.0[usize::from(at as u16)..].first_chunk().expect("there is a block more");
+            *self.room(len + (at - range.start)) = *block;
+        }
+        len + (range.end - range.start)
+    }
+
+    /// Puts `ids` behind the first `len` fields; returns how many there are then.
+    pub(super) fn push_ids<const NARROW: bool>(&mut self, len: u32, ids: &[u32]) -> u32 {
+        ids.iter().fold(len, |len, &id| self.push_mark::<NARROW>(len, mark(id)))
+    }
+
+    /// The value of the ids in `range`, if they fit.
+    pub(super) fn value<const NARROW: bool>(&self, range: Range<u32>) -> Option<Value> {
+        let (count, most) = if NARROW { (range.len(), 7) } else { (range.len() / 2, 3) };
+        if count > most {
+            return None;
+        }
+        let mut fields = [0; FIELDS];
+        fields[..range.len()].copy_from_slice(&self.0[range.start as usize..range.end as usize]);
+        let value: [u64; 2] = zerocopy::transmute!(fields.map(u16::to_le));
+        let [low, high] = value.map(u64::from_le);
+        Some([low, high | (count as u64) << COUNT_AT])
     }
 
     /// Appends the first `len` fields to `ids`.
     #[inline(always)]
-    pub(super) fn copy<const NARROW: bool>(&self, len: usize, ids: &mut Vec<u32>) {
-        extend::<NARROW>(ids, &self.0.as_flattened()[..len]);
+    pub(super) fn append<const NARROW: bool>(&self, len: u32, ids: &mut Vec<u32>) {
+        extend::<NARROW>(ids, &self.0[..len as usize]);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use zerocopy::FromZeros;
+
     use super::*;
 
     fn lists_come_back<const NARROW: bool>(fits: u32, largest: u32) {
-        let mut staged = Staged::<20>::new();
+        let mut staged: Box<Fields> = Box::new(Fields::new_zeroed());
         let (mut filled, mut all, mut expected) = (0, Vec::new(), Vec::new());
         for len in 0..=8 {
             let ids: Vec<u32> = (0..len).map(|i| largest - i).collect();
@@ -125,15 +188,15 @@ mod tests {
                 let mut out = vec![7];
                 unpack::<NARROW>(&value, &mut out);
                 assert_eq!(out[1..], ids[..], "narrow: {NARROW}");
-                for above in [0, largest] {
+                for behind in [None, Some(largest)] {
                     filled = staged.push::<NARROW>(filled, &value);
-                    filled = staged.push_below::<NARROW>(filled, above);
+                    filled = staged.push_mark::<NARROW>(filled, behind.map_or(0, mark));
                     expected.extend(&ids);
-                    expected.extend(above.checked_sub(1));
+                    expected.extend(behind);
                 }
             }
         }
-        staged.copy::<NARROW>(filled, &mut all);
+        staged.append::<NARROW>(filled, &mut all);
         assert_eq!(all, expected, "narrow: {NARROW}");
     }
 

@@ -21,6 +21,8 @@
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 /// Bytes looked at in one step.
 const BLOCK: usize = 64;
 
@@ -28,8 +30,8 @@ const BLOCK: usize = 64;
 /// them stays in the processor's first-level cache.
 pub(super) const WINDOW: usize = 4096;
 
-/// Bytes that can be loaded from any place in a window.
-pub(super) const LOAD: usize = 16;
+/// Bytes that can be loaded at most from any place in a window.
+const LOAD: usize = BLOCK;
 
 /// Whether `byte` separates raw chunks.
 pub(super) const fn is_separator(byte: u8) -> bool {
@@ -39,53 +41,56 @@ pub(super) const fn is_separator(byte: u8) -> bool {
 /// Blocks of a window, and one for what is left of the text.
 const BLOCKS: usize = WINDOW / BLOCK + 1;
 
-/// A stretch of text: where its chunks end, and its bytes as keys want them.
-#[derive(Debug)]
+/// Blocks in which every place that sixteen bits can say can be loaded from, so that none has to be checked, and one before.
+/// Those behind a window are never written and take no memory.
+const PLACES: usize = 1 + (1 << 16) / BLOCK + 1;
+
+/// A stretch of text: where its chunks end, and its bytes as keys want them. All zeros to begin with.
+#[derive(Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
 pub(super) struct Window {
-    /// The text, ASCII letters in lower case if that was asked for; what lies behind it is noise, of which a block more
-    /// lets any place be loaded from.
-    bytes: Box<[[u8; BLOCK]; BLOCKS + 1]>,
+    /// How many ends there are.
+    count: u64,
+    /// Up to a whole cache line.
+    unused: [u64; 6],
     /// One bit a byte, set where a separator is.
-    masks: Box<[u64; BLOCKS]>,
-    /// The places of the separators, ascending.
-    separators: Box<[u16; WINDOW + BLOCK]>,
-    count: usize,
+    masks: [u64; BLOCKS],
+    /// The places where chunks end, ascending.
+    ends: [u16; WINDOW + BLOCK],
+    /// A block of zeros and the text, ASCII letters in lower case if that was asked for. What lies behind it is noise.
+    bytes: [[u8; BLOCK]; PLACES],
 }
 
 impl Window {
-    pub(super) fn new() -> Window {
-        Window {
-            bytes: Box::new([[0; BLOCK]; BLOCKS + 1]),
-            masks: Box::new([0; BLOCKS]),
-            separators: Box::new([0; WINDOW + BLOCK]),
-            count: 0,
-        }
-    }
-
-    /// Looks at `text`, at most [`WINDOW`] bytes; `case` is 0x20 to have letters in lower case, else 0.
-    pub(super) fn fill(&mut self, text: &[u8], case: u8) {
+    /// Looks at `text`, at most [`WINDOW`] bytes; `case` is 0x20 to have letters in lower case, else 0. Where all of the text
+    /// `ends` with the window, a chunk does too.
+    pub(super) fn fill(&mut self, text: &[u8], case: u8, ends: bool) {
         let (blocks, rest) = text.as_chunks::<BLOCK>();
         let mut last = [b'.'; BLOCK];
         last[..rest.len()].copy_from_slice(rest);
         let whole = blocks.len().min(BLOCKS - 1);
-        look_at(blocks, case, &mut self.bytes[..whole], &mut self.masks[..whole]);
-        look_at(&[last], case, &mut self.bytes[whole..=whole], &mut self.masks[whole..=whole]);
-        self.count = 0;
+        let (bytes, masks) = (&mut self.bytes[1..], &mut self.masks);
+        look_at(blocks, case, &mut bytes[..whole], &mut masks[..whole]);
+        look_at(&[last], case, &mut bytes[whole..=whole], &mut masks[whole..=whole]);
+        let mut count = 0;
         for block in 0..=whole {
-            self.note(block * BLOCK, self.masks[block]);
+            count = self.note(count, block * BLOCK, self.masks[block]);
         }
+        if ends {
+            self.ends[count] = text.len() as u16;
+            count += 1;
+        }
+        self.count = count as u64;
     }
 
     /// Notes the places of separators, eight at a time: how many there are in a block is hard to foresee, but mostly
-    /// it is one of two cases.
+    /// it is one of two cases. There are `count` before; returns how many there are then.
     #[inline(always)]
-    fn note(&mut self, base: usize, mut separators: u64) {
-        let count = self.count;
+    fn note(&mut self, count: usize, base: usize, mut separators: u64) -> usize {
         let all = separators.count_ones() as usize;
         let mut done = 0;
         loop {
-            let places =
-                self.separators[count + done..].first_chunk_mut::<8>().expect("there is a block more");
+            let places = self.ends[count + done..].first_chunk_mut::<8>().expect("there is a block more");
             for place in places {
                 *place = (base as u32 + separators.trailing_zeros()) as u16;
                 separators &= separators.wrapping_sub(1);
@@ -95,24 +100,25 @@ impl Window {
                 break;
             }
         }
-        self.count = count + all;
+        count + all
     }
 
-    /// The places of the separators, ascending.
-    pub(super) fn separators(&self) -> &[u16] {
-        &self.separators[..self.count.min(WINDOW)]
+    /// The places where chunks end, ascending: those of the separators, and the end of the text.
+    pub(super) fn ends(&self) -> &[u16] {
+        &self.ends[..(self.count as usize).min(WINDOW + 1)]
     }
 
     /// The bytes from `at` on, which lies within the text.
     #[inline(always)]
-    pub(super) fn load(&self, at: usize) -> &[u8; LOAD] {
-        self.bytes.as_flattened()[at..].first_chunk().expect("there is a block more")
+    pub(super) fn load<const MANY: usize>(&self, at: u16) -> &[u8; MANY] {
+        const { assert!(MANY <= LOAD) };
+        self.bytes.as_flattened()[BLOCK + usize::from(at)..].first_chunk().expect("there is a block more")
     }
 
-    /// The byte at `at`.
+    /// The byte before `at`, which lies within the text or ends it; zero where the text begins.
     #[inline(always)]
-    pub(super) fn byte(&self, at: usize) -> u8 {
-        self.bytes.as_flattened()[at]
+    pub(super) fn byte_before(&self, at: u16) -> u8 {
+        self.bytes.as_flattened()[BLOCK + usize::from(at) - 1]
     }
 }
 
@@ -133,15 +139,18 @@ fn look_at_portably(blocks: &[[u8; BLOCK]], case: u8, bytes: &mut [[u8; BLOCK]],
 }
 
 /// One bit a byte of the block, set where a separator is; bit 0 is the first byte.
-///
-/// The comparisons become vector instructions by themselves. The multiplication gathers eight flags into eight bits:
-/// the flag of byte `i` lands in bit `i` of the product's top byte, and nothing else reaches that byte.
 #[inline(always)]
 fn separators(block: &[u8; BLOCK]) -> u64 {
-    let flags: [u8; BLOCK] = std::array::from_fn(|i| {
-        let byte = block[i];
-        u8::from((byte == b' ') | (byte == b'\t') | (byte == b'\n') | (byte == b'\r'))
-    });
+    places(block, |byte| (byte == b' ') | (byte == b'\t') | (byte == b'\n') | (byte == b'\r'))
+}
+
+/// One bit a byte, of at most 64, set where `is` says so; bit 0 is the first byte.
+///
+/// Comparisons become vector instructions by themselves. The multiplication gathers eight flags into eight bits:
+/// the flag of byte `i` lands in bit `i` of the product's top byte, and nothing else reaches that byte.
+#[inline(always)]
+pub(super) fn places<const MANY: usize>(block: &[u8; MANY], is: impl Fn(u8) -> bool) -> u64 {
+    let flags = block.map(|byte| u8::from(is(byte)));
     flags.as_chunks::<8>().0.iter().enumerate().fold(0, |mask, (i, eight)| {
         mask | (u64::from_le_bytes(*eight).wrapping_mul(0x0102_0408_1020_4080) >> 56) << (8 * i)
     })
@@ -149,6 +158,8 @@ fn separators(block: &[u8; BLOCK]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use zerocopy::FromZeros;
+
     use super::*;
 
     #[test]
@@ -181,21 +192,28 @@ mod tests {
     }
 
     #[test]
-    fn a_window_has_the_places_of_all_separators_and_its_text_in_lower_case() {
-        let mut window = Window::new();
+    fn a_window_has_the_ends_of_all_chunks_and_its_text_in_lower_case() {
+        let mut window: Box<Window> = Box::new(Window::new_zeroed());
         for len in [0, 1, 63, 64, 65, 4000, WINDOW] {
             for every in [1, 2, 7, 13, 64, 5000] {
                 let text: Vec<u8> = (0..len)
                     .map(|i| if i % every == every - 1 { b'\n' } else { b'?' + (i % 29) as u8 })
                     .collect();
                 for case in [0, 0x20] {
-                    window.fill(&text, case);
-                    let expected: Vec<u16> =
+                    let mut expected: Vec<u16> =
                         (0..len).filter(|&i| is_separator(text[i])).map(|i| i as u16).collect();
-                    assert_eq!(window.separators(), expected, "{len} bytes, every {every}");
+                    window.fill(&text, case, false);
+                    assert_eq!(window.ends(), expected, "{len} bytes, every {every}");
+                    expected.push(len as u16);
+                    window.fill(&text, case, true);
+                    assert_eq!(window.ends(), expected, "{len} bytes that end, every {every}");
                     for (i, &byte) in text.iter().enumerate() {
                         let expected = if case == 0 { byte } else { byte.to_ascii_lowercase() };
-                        assert_eq!((window.byte(i), window.load(i)[0]), (expected, expected));
+                        let at = i as u16;
+                        assert_eq!(
+                            (window.byte_before(at + 1), window.load::<1>(at)[0]),
+                            (expected, expected)
+                        );
                     }
                 }
             }

@@ -1,0 +1,175 @@
+//! Looking up the chunks of a window in the front table.
+//!
+//! Nearly all of the text passes through this one loop, so its instructions are counted: it has no branch that depends on
+//! what is found, no place that has to be checked, and all its tables lie in one piece of memory, so that one register says
+//! where they are and none of the others has to wait on the stack.
+
+use memmap2::MmapMut;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::cache::{Front, Key, LENGTHS, Length, MAX_KEY, Sets, Slot};
+use super::ids::{Fields, Mark, Value, is_miss, mark_len};
+use super::split::Window;
+
+/// Chunks looked up before the cache is asked for the sets of those that were not in front.
+const BATCH: usize = 64;
+
+/// As many gaps as sixteen bits count, so that no place has to be checked; a window has fewer chunks. Those that are never
+/// written take no memory.
+const GAPS: usize = 1 << 16;
+
+/// What gathering reads and writes.
+#[derive(Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C, align(64))]
+pub(super) struct Tables {
+    pub(super) front: Front,
+    lengths: [Length; MAX_KEY + 1],
+    /// What may be cut off the end of a chunk, by its byte.
+    marks: [Mark; 256],
+    prepared: [Prepared; BATCH],
+    pub(super) window: Window,
+    /// Ids of the window's chunks that are in front.
+    pub(super) staged: Fields,
+    /// The window's chunks that are not.
+    pub(super) gaps: [Gap; GAPS],
+    /// What those encode to; a miss for one that is not known.
+    pub(super) values: [Value; GAPS],
+    /// All ids.
+    pub(super) emitted: Fields,
+}
+
+/// A chunk with its key.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+struct Prepared {
+    key: Key,
+    slot: Slot,
+    mark: Mark,
+    start: u16,
+    len: u16,
+    unused: u32,
+}
+
+/// A chunk whose ids are missing among the staged ones.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub(super) struct Gap {
+    /// Where its key belongs.
+    pub(super) slot: Slot,
+    /// Where it starts in the window.
+    pub(super) start: u16,
+    /// Its bytes, without a punctuation mark cut off its end.
+    pub(super) len: u16,
+    /// The fields staged before it.
+    pub(super) staged: u32,
+}
+
+/// What was gathered of a window.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Gathered {
+    /// Fields staged.
+    pub(super) staged: u32,
+    pub(super) gaps: u32,
+    /// Where the chunk begins that may go on behind the window.
+    pub(super) rest: u32,
+}
+
+/// The memory that [`Tables`] are in.
+#[derive(Debug)]
+pub(super) struct Gatherer(MmapMut);
+
+impl Gatherer {
+    /// An empty front, for chunks off whose ends `marks` may be cut.
+    pub(super) fn new(marks: &[Mark; 256]) -> Gatherer {
+        let memory = MmapMut::map_anon(size_of::<Tables>()).expect("two megabytes of address space are left");
+        #[cfg(target_os = "linux")]
+        let _ = memory.advise(memmap2::Advice::HugePage);
+        let mut gatherer = Gatherer(memory);
+        let tables = gatherer.tables();
+        (tables.marks, tables.lengths) = (*marks, LENGTHS);
+        gatherer
+    }
+
+    #[inline]
+    pub(super) fn tables(&mut self) -> &mut Tables {
+        Tables::mut_from_bytes(&mut self.0).expect("a map is page-aligned and has this size")
+    }
+}
+
+impl Tables {
+    /// The key of the chunk of `len` bytes that starts at `start` of the window.
+    #[inline(always)]
+    pub(super) fn key(&self, start: u16, len: u16) -> Key {
+        match self.lengths.get(usize::from(len)) {
+            Some(length) => Key::from_load(self.window.load(start), length),
+            None => Key::NONE,
+        }
+    }
+
+    /// Looks for the chunks that were not in front in their sets.
+    #[inline(never)]
+    pub(super) fn look_up_gaps(&mut self, gathered: Gathered, sets: Sets<'_>) {
+        for at in 0..gathered.gaps as u16 {
+            let Gap { slot, start, len, .. } = self.gaps[usize::from(at)];
+            let key = self.key(start, len);
+            let value = sets.get(slot, key);
+            self.values[usize::from(at)] = value;
+            self.front.insert(slot, key, value);
+        }
+    }
+
+    /// Stages the ids of the window's chunks that are in front and notes the others.
+    #[inline(never)]
+    pub(super) fn gather<const NARROW: bool>(&mut self, sets: Sets<'_>) -> Gathered {
+        let all = self.window.ends().len();
+        let mut gathered = Gathered::default();
+        let mut done = 0;
+        while done < all {
+            let count = (all - done).min(BATCH);
+            gathered.rest = self.prepare(done, count, gathered.rest);
+            let before = gathered.gaps;
+            self.look_up::<NARROW>(count, &mut gathered);
+            done += count;
+            // While memory brings the sets more is gathered.
+            self.gaps[before as usize..gathered.gaps as usize].iter().for_each(|gap| sets.prefetch(gap.slot));
+        }
+        gathered
+    }
+
+    /// Gives the `count` chunks from the window's end `first` on their keys and asks for their entries in front. The first begins
+    /// at `start`; returns where the one behind the last does.
+    ///
+    /// An empty chunk, between two separators or before a mark that stands alone, is the empty string, which is known.
+    #[inline(always)]
+    fn prepare(&mut self, first: usize, count: usize, start: u32) -> u32 {
+        let Tables { front, lengths, marks, window, prepared, .. } = self;
+        let mut next = start;
+        for (&end, prepared) in window.ends()[first..][..count].iter().zip(prepared) {
+            let start = next as u16;
+            next = u32::from(end) + 1;
+            let mark = marks[usize::from(window.byte_before(end))];
+            let len = end.wrapping_sub(start).wrapping_sub(mark_len(mark));
+            let key = match lengths.get(usize::from(len)) {
+                Some(length) => Key::from_load(window.load(start), length),
+                None => Key::NONE,
+            };
+            let slot = Slot::of(key);
+            front.prefetch(slot);
+            *prepared = Prepared { key, slot, mark, start, len, unused: 0 };
+        }
+        next
+    }
+
+    /// Looks up the first `count` of the prepared chunks.
+    #[inline(always)]
+    fn look_up<const NARROW: bool>(&mut self, count: usize, gathered: &mut Gathered) {
+        let Tables { front, prepared, gaps, staged, .. } = self;
+        for &Prepared { key, slot, mark, start, len, .. } in &prepared[..count] {
+            let value = front.get(slot, key);
+            gaps[usize::from(gathered.gaps as u16)] = Gap { slot, start, len, staged: gathered.staged };
+            gathered.gaps += u32::from(is_miss(&value));
+            let filled = staged.push::<NARROW>(gathered.staged, &value);
+            gathered.staged = staged.push_mark::<NARROW>(filled, mark);
+        }
+    }
+}
