@@ -20,6 +20,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
+use parquet::schema::types::ColumnPath;
 
 use crate::error::Error;
 
@@ -74,7 +75,12 @@ pub(crate) struct DocsWriter {
 
 impl DocsWriter {
     pub(crate) fn create(path: &Path) -> Result<Self, Error> {
-        let properties = WriterProperties::builder()
+        let mut properties = WriterProperties::builder();
+        for unique in ["url", "row", "blake3"] {
+            // A dictionary of values that never come again is work for nothing.
+            properties = properties.set_column_dictionary_enabled(ColumnPath::from(unique), false);
+        }
+        let properties = properties
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .set_created_by(crate::PROGRAM.to_owned())
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))

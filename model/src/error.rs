@@ -182,7 +182,9 @@ impl Error {
         let message = account.lines().next().unwrap_or_default().trim_end().to_owned();
         // libtorch's own words for the two kinds of memory.
         if message.contains("out of memory") || message.contains("can't allocate memory") {
-            return Error::OutOfMemory { operation, message };
+            // What follows counts PyTorch's own pools and names settings of Python.
+            let reason = message.split(" Including non-PyTorch memory").next().unwrap_or_default();
+            return Error::OutOfMemory { operation, message: reason.trim_end_matches('.').to_owned() };
         }
         Error::Torch { operation, message }
     }
@@ -203,12 +205,15 @@ mod tests {
 
     #[test]
     fn memory_that_is_used_up_is_told_from_other_refusals() {
-        let full = "CUDA out of memory. Tried to allocate 2.00 GiB.\nException raised from malloc at …";
+        let full = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 139.80 GiB of which 1.60 GiB is free. \
+                    Including non-PyTorch memory, this process has 138.20 GiB memory in use. If reserved but unallocated memory is \
+                    large try setting PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True.\nException raised from malloc at …";
         let error = Error::torch("forward pass", full);
         assert!(matches!(error, Error::OutOfMemory { .. }));
         assert_eq!(
             error.to_string(),
-            "out of memory: forward pass: CUDA out of memory. Tried to allocate 2.00 GiB.; make the micro-batches smaller"
+            "out of memory: forward pass: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 139.80 GiB \
+             of which 1.60 GiB is free; make the micro-batches smaller"
         );
         let error =
             Error::torch("forward pass", "mat1 and mat2 shapes cannot be multiplied\nException raised");

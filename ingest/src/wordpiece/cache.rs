@@ -21,9 +21,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::ids::{MISS, Value, is_miss};
 use crate::processor;
 
-/// Entries in a [`Front`]: 256 KiB, a quarter to a half of common second-level caches; the rest is for the text on its
-/// way.
-const FRONT: usize = 1 << 13;
+/// Entries in a [`Front`]: 512 KiB, a half to a quarter of common second-level caches; the rest is for the text on its
+/// way. They are asked for ahead, and lie in one huge page where the system has them.
+const FRONT: usize = 1 << 14;
 
 /// The longest string a key holds.
 pub(super) const MAX_KEY: usize = 15;
