@@ -460,6 +460,48 @@ fn chunks_at_every_place_of_a_block_and_of_the_text() {
     }
 }
 
+/// The encoder looks at 4096 bytes at a time.
+#[test]
+fn chunks_and_marks_where_a_window_ends() {
+    let mut pair = Pair::new("bundled", &UNCASED, UNCASED_RULES);
+    let filler = "a, ".repeat(1500);
+    for before in 4070..4110 {
+        for then in [
+            ". b",
+            ",c",
+            "  d",
+            "! ! e",
+            "word, next",
+            "self-explanatory, (f)",
+            "[MASK], g",
+            "Ünï, h",
+            "\u{301}",
+        ] {
+            pair.check(&format!("{}{then}", &filler[..before]));
+            pair.check(&format!("{}{then} {}", &filler[..before], &filler[..5000 - before]));
+        }
+    }
+}
+
+/// Letters, digits and marks, which have a way of their own when they are not in the cache: as long as it takes and longer, seen
+/// for the first time, again in the same text, and in the next.
+#[test]
+fn plain_chunks_new_and_known() {
+    for pieces in 1..6 {
+        for len in [1, 2, 7, 14, 15, 16, 17, 29, 30, 31, 32, 33, 40] {
+            let letters = "qzxjkvwyp0".chars().cycle().skip(pieces).take(len).collect::<String>();
+            let chunk = vec![letters.as_str(); pieces].join("-");
+            for text in [
+                format!("{chunk} {chunk} ({chunk}) {letters}, {}", chunk.to_uppercase()),
+                format!("\"{chunk}\" {chunk}... {letters}/{chunk}@x_{letters}"),
+            ] {
+                check_all(&text);
+                check_all(&text);
+            }
+        }
+    }
+}
+
 #[test]
 fn texts_with_nothing_in_them() {
     check_each(&["", " ", "\n\n\n", "\0", "\u{200b}\u{200b}", "\u{301}", "   \t \u{a0} "]);
