@@ -22,7 +22,7 @@ use tokenizers::Tokenizer;
 use super::cache::{Cache, Key, Slot};
 use super::definition::{Definition, Unsupported};
 use super::gather::{Gathered, Gatherer, Tables};
-use super::ids::{is_miss, pack, unpack};
+use super::ids::{is_miss, pack};
 use super::pieces::Pieces;
 use super::plain::Plain;
 use super::split::{WINDOW, is_separator};
@@ -145,12 +145,18 @@ impl Known {
             len = tables.emitted.push::<NARROW>(len, &value);
             if is_miss(&value) {
                 let Known { definition, cache, word, .. } = self;
+                let key = tables.key(gap.start, gap.len);
+                // It may have come along for the first time a moment ago.
+                let known = cache.sets().get(gap.slot, key);
+                if !is_miss(&known) {
+                    len = tables.emitted.push::<NARROW>(len, &known);
+                    continue;
+                }
                 let mut plain = Plain { definition, cache, tables, ids: word };
-                len = plain.push::<NARROW>(gap, len).unwrap_or_else(|| {
+                len = plain.push::<NARROW>(gap, key, len).unwrap_or_else(|| {
                     tables.emitted.append::<NARROW>(len, ids);
                     let start = usize::from(gap.start);
-                    let chunk = &text[start..start + usize::from(gap.len)];
-                    self.encode::<NARROW>(chunk, gap.slot, tables.key(gap.start, gap.len), ids);
+                    self.encode::<NARROW>(&text[start..start + usize::from(gap.len)], gap.slot, key, ids);
                     0
                 });
             }
@@ -159,16 +165,11 @@ impl Known {
         tables.emitted.append::<NARROW>(len, ids);
     }
 
-    /// Encodes a chunk that is not plain or too long, and puts it into the cache if it fits.
+    /// Encodes a chunk that is not in the cache, and not plain or too long, and puts it there if it fits.
     #[cold]
     #[inline(never)]
     fn encode<const NARROW: bool>(&mut self, chunk: &str, slot: Slot, key: Key, ids: &mut Vec<u32>) {
         let Known { definition, cache, pieces, .. } = self;
-        // It may have come along for the first time a moment ago.
-        let value = cache.sets().get(slot, key);
-        if !is_miss(&value) {
-            return unpack::<NARROW>(&value, ids);
-        }
         let before = ids.len();
         let mut rest = chunk;
         while let Some((start, end, id)) = definition.find_added(rest) {

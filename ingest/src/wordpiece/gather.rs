@@ -11,7 +11,7 @@ use super::cache::{Front, Key, LENGTHS, Length, MAX_KEY, Sets, Slot};
 use super::ids::{Fields, Mark, Value, is_miss, mark_len};
 use super::split::Window;
 
-/// Chunks looked up before the cache is asked for the sets of those that were not in front.
+/// Chunks given their keys, then looked up, then asked for in the cache where they are not in front, together.
 const BATCH: usize = 64;
 
 /// As many gaps as sixteen bits count, so that no place has to be checked; a window has fewer chunks. Those that are never
@@ -81,7 +81,8 @@ pub(super) struct Gatherer(MmapMut);
 impl Gatherer {
     /// An empty front, for chunks off whose ends `marks` may be cut.
     pub(super) fn new(marks: &[Mark; 256]) -> Gatherer {
-        let memory = MmapMut::map_anon(size_of::<Tables>()).expect("two megabytes of address space are left");
+        let memory =
+            MmapMut::map_anon(size_of::<Tables>()).expect("four megabytes of address space are left");
         // A wish: where it is not granted small pages do, and cost a few percent.
         #[cfg(target_os = "linux")]
         let _ = memory.advise(memmap2::Advice::HugePage);
@@ -97,14 +98,19 @@ impl Gatherer {
     }
 }
 
+#[inline(always)]
+fn key(lengths: &[Length; MAX_KEY + 1], window: &Window, start: u16, len: u16) -> Key {
+    match lengths.get(usize::from(len)) {
+        Some(length) => Key::from_load(window.load(start), length),
+        None => Key::NONE,
+    }
+}
+
 impl Tables {
     /// The key of the chunk of `len` bytes that starts at `start` of the window.
     #[inline(always)]
     pub(super) fn key(&self, start: u16, len: u16) -> Key {
-        match self.lengths.get(usize::from(len)) {
-            Some(length) => Key::from_load(self.window.load(start), length),
-            None => Key::NONE,
-        }
+        key(&self.lengths, &self.window, start, len)
     }
 
     /// Looks for the chunks that were not in front in their sets.
@@ -150,10 +156,7 @@ impl Tables {
             next = u32::from(end) + 1;
             let mark = marks[usize::from(window.byte_before(end))];
             let len = end.wrapping_sub(start).wrapping_sub(mark_len(mark));
-            let key = match lengths.get(usize::from(len)) {
-                Some(length) => Key::from_load(window.load(start), length),
-                None => Key::NONE,
-            };
+            let key = key(lengths, window, start, len);
             let slot = Slot::of(key);
             front.prefetch(slot);
             *prepared = Prepared { key, slot, mark, start, len, unused: 0 };

@@ -21,6 +21,7 @@ const FIELDS: usize = 8;
 
 /// Where the number of ids stands in the second word.
 const COUNT_AT: u32 = 48;
+
 /// The second word of what stands for a value that is not known: its number of ids is zero, and a bit above says why.
 pub(super) const MISS: u64 = 1 << MISS_AT;
 
@@ -69,12 +70,6 @@ fn extend<const NARROW: bool>(ids: &mut Vec<u32>, fields: &[u16]) {
     }
 }
 
-/// Appends the ids of `value`.
-#[inline]
-pub(super) fn unpack<const NARROW: bool>(value: &Value, ids: &mut Vec<u32>) {
-    extend::<NARROW>(ids, &fields(value)[..used::<NARROW>(value)]);
-}
-
 /// Ids of values, one behind another.
 ///
 /// How many fields are filled is the caller's to remember, so that it stays in a register; it never exceeds [`FILLED`].
@@ -83,12 +78,13 @@ pub(super) fn unpack<const NARROW: bool>(value: &Value, ids: &mut Vec<u32>) {
 pub(super) struct Fields([u16; FILLED + BLOCK]);
 
 /// As many fields as sixteen bits count, so that no place has to be checked. Those that are never written take no memory.
-pub(super) const FILLED: usize = 1 << 16;
+const FILLED: usize = 1 << 16;
 
 /// Fields copied in one step.
 const BLOCK: usize = 32;
 
-// A chunk of a window takes two bytes with its separator and has at most a value's fields with the mark behind it.
+// A chunk of a window takes two bytes with its separator and has at most a value's fields with the mark behind it, or, where
+// that is not enough for it, at most two fields a byte.
 const _: () = assert!((WINDOW / 2 + 1) * FIELDS < FILLED);
 
 /// An id that is put behind a value, or none: a bit above the id says that there is one.
@@ -152,15 +148,16 @@ impl Fields {
 
     /// The value of the ids in `range`, if they fit.
     pub(super) fn value<const NARROW: bool>(&self, range: Range<u32>) -> Option<Value> {
-        let (count, most) = if NARROW { (range.len(), 7) } else { (range.len() / 2, 3) };
-        if count > most {
+        let (width, most) = if NARROW { (1, FIELDS - 1) } else { (2, FIELDS - 2) };
+        if range.len() > most {
             return None;
         }
-        let mut fields = [0; FIELDS];
-        fields[..range.len()].copy_from_slice(&self.0[range.start as usize..range.end as usize]);
-        let value: [u64; 2] = zerocopy::transmute!(fields.map(u16::to_le));
-        let [low, high] = value.map(u64::from_le);
-        Some([low, high | (count as u64) << COUNT_AT])
+        let fields = &self.0[range.start as usize..range.end as usize];
+        let mut ids = [0; FIELDS - 1];
+        for (id, fields) in ids.iter_mut().zip(fields.chunks_exact(width)) {
+            *id = fields.iter().rev().fold(0, |high, &low| high << 16 | u32::from(low));
+        }
+        pack(&ids[..fields.len() / width], NARROW)
     }
 
     /// Appends the first `len` fields to `ids`.
@@ -185,18 +182,21 @@ mod tests {
             assert_eq!(packed.is_some(), len <= fits, "{len} ids, narrow: {NARROW}");
             if let Some(value) = packed {
                 assert!(!is_miss(&value));
-                let mut out = vec![7];
-                unpack::<NARROW>(&value, &mut out);
-                assert_eq!(out[1..], ids[..], "narrow: {NARROW}");
                 for behind in [None, Some(largest)] {
+                    let before = filled;
                     filled = staged.push::<NARROW>(filled, &value);
+                    assert_eq!(staged.value::<NARROW>(before..filled), Some(value), "narrow: {NARROW}");
                     filled = staged.push_mark::<NARROW>(filled, behind.map_or(0, mark));
                     expected.extend(&ids);
                     expected.extend(behind);
                 }
             }
         }
-        staged.append::<NARROW>(filled, &mut all);
+        let ids: Vec<u32> = (0..=fits).collect();
+        let end = staged.push_ids::<NARROW>(filled, &ids);
+        assert_eq!(staged.value::<NARROW>(filled..end), None, "one too many, narrow: {NARROW}");
+        expected.extend(ids);
+        staged.append::<NARROW>(end, &mut all);
         assert_eq!(all, expected, "narrow: {NARROW}");
     }
 

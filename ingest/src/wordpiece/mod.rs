@@ -4,10 +4,10 @@
 //! that for are refused with the reason ([`Unsupported`]).
 //!
 //! ```text
-//!         split             gather: in front, 91 %
+//!         split             gather: in front, most
 //! text ────────────► chunks ──────────────────────────► ids
 //!   at ASCII white      │                                ▲
-//!   space               ▼  emit: in the cache, 6 %       │
+//!   space               ▼  emit: in the cache            │
 //!                       ├────────────────────────────────┤
 //!                       ▼  plain: words and marks        │
 //!                       ├────────────────────────────────┤

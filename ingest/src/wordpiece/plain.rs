@@ -24,20 +24,14 @@ pub(super) struct Plain<'a> {
 }
 
 impl Plain<'_> {
-    /// Puts the ids of the chunk of `gap` behind the first `len` emitted fields, and the chunk into the cache if it fits. Returns
-    /// how many fields there are then, or nothing if the chunk is not plain.
+    /// Puts the ids of the chunk of `gap`, whose key is `key`, behind the first `len` emitted fields, and the chunk into the cache
+    /// if it fits. Returns how many fields there are then, or nothing if the chunk is not plain.
     #[inline(never)]
-    pub(super) fn push<const NARROW: bool>(&mut self, gap: Gap, len: u32) -> Option<u32> {
+    pub(super) fn push<const NARROW: bool>(&mut self, gap: Gap, key: Key, len: u32) -> Option<u32> {
         let Gap { slot, start, .. } = gap;
         let bytes = usize::from(gap.len);
         if bytes > MAX_BYTES || !self.definition.plain {
             return None;
-        }
-        let key = self.tables.key(start, gap.len);
-        // It may have come along for the first time a moment ago.
-        let known = self.cache.sets().get(slot, key);
-        if !is_miss(&known) {
-            return Some(self.tables.emitted.push::<NARROW>(len, &known));
         }
         let block: [u8; MAX_BYTES] = *self.tables.window.load(start);
         // Words end at these places, and at the end of the chunk.
