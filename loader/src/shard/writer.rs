@@ -4,8 +4,10 @@ use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use blake3::hazmat::ChainingValue;
+use zerocopy::IntoBytes;
 
 use super::BLOCK_BYTES;
+use super::Tokens;
 use super::hash::{self, PIECE_BYTES};
 use super::header::{Counts, HEADER_BYTES, Header, Layout};
 use crate::atomic::AtomicFile;
@@ -72,12 +74,7 @@ impl ShardWriter {
     /// # Errors
     /// [`Error::EmptyDocument`], [`Error::TokenTooLarge`], or an error of writing.
     pub fn push(&mut self, tokens: &[u32]) -> Result<(), Error> {
-        let Pieces { file, pending, .. } = &mut self.pieces;
-        encode(tokens, self.token_bytes, file.path(), pending)?;
-        self.pieces.write_full()?;
-        self.tokens += tokens.len() as u64;
-        self.ends.push(self.tokens);
-        Ok(())
+        self.append(Tokens::U32(tokens), false)
     }
 
     /// Appends a document that training never sees.
@@ -85,9 +82,25 @@ impl ShardWriter {
     /// # Errors
     /// [`Error::EmptyDocument`] or [`Error::TokenTooLarge`].
     pub fn push_held_out(&mut self, tokens: &[u32]) -> Result<(), Error> {
-        encode(tokens, self.token_bytes, self.pieces.file.path(), &mut self.held_out)?;
-        self.held_out_tokens += tokens.len() as u64;
-        self.held_out_ends.push(self.held_out_tokens);
+        self.append(Tokens::U32(tokens), true)
+    }
+
+    /// Appends a document: one for training, or one that is `held_out` from it.
+    ///
+    /// # Errors
+    /// [`Error::EmptyDocument`], [`Error::TokenTooLarge`], or an error of writing.
+    pub fn append(&mut self, tokens: Tokens<'_>, held_out: bool) -> Result<(), Error> {
+        if held_out {
+            encode(tokens, self.token_bytes, self.pieces.file.path(), &mut self.held_out)?;
+            self.held_out_tokens += tokens.len() as u64;
+            self.held_out_ends.push(self.held_out_tokens);
+            return Ok(());
+        }
+        let Pieces { file, pending, .. } = &mut self.pieces;
+        encode(tokens, self.token_bytes, file.path(), pending)?;
+        self.pieces.write_full()?;
+        self.tokens += tokens.len() as u64;
+        self.ends.push(self.tokens);
         Ok(())
     }
 
@@ -256,26 +269,33 @@ fn write(file: &mut AtomicFile, bytes: &[u8], unwritten: usize) -> Result<(), Er
 }
 
 /// Appends a document as it lies on disk; on an error `out` is as it was.
-fn encode(tokens: &[u32], token_bytes: u8, path: &Path, out: &mut Vec<u8>) -> Result<(), Error> {
+fn encode(tokens: Tokens<'_>, token_bytes: u8, path: &Path, out: &mut Vec<u8>) -> Result<(), Error> {
     if tokens.is_empty() {
         return Err(Error::EmptyDocument { path: path.to_owned() });
     }
+    // Numbers lie in memory as in the file; see the reader.
+    match (tokens, token_bytes) {
+        (Tokens::U16(tokens), 2) => out.extend_from_slice(tokens.as_bytes()),
+        (Tokens::U16(tokens), _) => {
+            out.extend(tokens.iter().flat_map(|&token| u32::from(token).to_le_bytes()))
+        }
+        (Tokens::U32(tokens), 2) => return narrow(tokens, path, out),
+        (Tokens::U32(tokens), _) => out.extend_from_slice(tokens.as_bytes()),
+    }
+    Ok(())
+}
+
+/// The same for tokens that get fewer bytes than they have.
+fn narrow(tokens: &[u32], path: &Path, out: &mut Vec<u8>) -> Result<(), Error> {
+    // All bits together first: that is one instruction for many tokens.
+    if tokens.iter().fold(0, |bits, &token| bits | token) > u16::MAX.into() {
+        let token = tokens.iter().copied().max().unwrap_or(0);
+        return Err(Error::TokenTooLarge { path: path.to_owned(), token, token_bytes: 2 });
+    }
     let start = out.len();
-    out.resize(start + tokens.len() * usize::from(token_bytes), 0);
-    if token_bytes == 2 {
-        // All bits together first: that is one instruction for many tokens.
-        if tokens.iter().fold(0, |bits, &token| bits | token) > u16::MAX.into() {
-            out.truncate(start);
-            let token = tokens.iter().copied().max().unwrap_or(0);
-            return Err(Error::TokenTooLarge { path: path.to_owned(), token, token_bytes });
-        }
-        for (place, &token) in out[start..].as_chunks_mut().0.iter_mut().zip(tokens) {
-            *place = (token as u16).to_le_bytes();
-        }
-    } else {
-        for (place, &token) in out[start..].as_chunks_mut().0.iter_mut().zip(tokens) {
-            *place = token.to_le_bytes();
-        }
+    out.resize(start + 2 * tokens.len(), 0);
+    for (place, &token) in out[start..].as_chunks_mut().0.iter_mut().zip(tokens) {
+        *place = (token as u16).to_le_bytes();
     }
     Ok(())
 }

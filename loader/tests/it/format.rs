@@ -4,10 +4,15 @@ use std::fs;
 use std::path::Path;
 
 use loader::Error;
-use loader::shard::{BLOCK_BYTES, FORMAT_VERSION, Manifest, Shard, ShardSummary, ShardWriter};
+use loader::shard::{BLOCK_BYTES, FORMAT_VERSION, Manifest, Shard, ShardSummary, ShardWriter, Tokens};
 use proptest::prelude::*;
 
 use crate::fixture::{some_documents, write_folder};
+
+/// The tokens in as few bytes as they fit in.
+fn in_few_bytes(tokens: &[u32]) -> Option<Vec<u16>> {
+    tokens.iter().map(|&token| u16::try_from(token).ok()).collect()
+}
 
 fn write(dir: &Path, token_bytes: u8, train: &[Vec<u32>], held_out: &[Vec<u32>]) -> ShardSummary {
     let mut writer = ShardWriter::create(dir, "a.tokens", token_bytes).unwrap();
@@ -45,6 +50,22 @@ fn documents(token_bytes: u8) -> impl Strategy<Value = (u8, Vec<Vec<u32>>, Vec<V
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
+
+    #[test]
+    fn how_wide_tokens_come_makes_no_difference((width, train, held_out) in prop_oneof![documents(2), documents(4)]) {
+        let [wide, narrow] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let expected = write(wide.path(), width, &train, &held_out);
+        let mut writer = ShardWriter::create(narrow.path(), "a.tokens", width).unwrap();
+        for (documents, held_out) in [(&train, false), (&held_out, true)] {
+            for tokens in documents {
+                match in_few_bytes(tokens) {
+                    Some(few) => writer.append(Tokens::U16(&few), held_out).unwrap(),
+                    None => writer.append(Tokens::U32(tokens), held_out).unwrap(),
+                }
+            }
+        }
+        prop_assert_eq!(writer.seal().unwrap(), expected);
+    }
 
     #[test]
     fn what_is_written_is_read((width, train, held_out) in prop_oneof![documents(2), documents(4)]) {
