@@ -23,6 +23,8 @@ pub(crate) struct JsonLines<R> {
     line: Vec<u8>,
     /// Bytes of the reader's buffer that the line last read lies in, its end included.
     lent: usize,
+    /// Whether the line last read may have control characters within.
+    control: bool,
     /// The text of the row last parsed, where it had escapes.
     text: String,
     rows: u64,
@@ -49,6 +51,7 @@ impl<R: Unpacked> JsonLines<R> {
             text_field: text_field.to_owned(),
             line: Vec::new(),
             lent: 0,
+            control: false,
             text: String::new(),
             rows: 0,
             unpacked: 0,
@@ -73,6 +76,7 @@ impl<R: Unpacked> JsonLines<R> {
     fn read_line(&mut self) -> io::Result<Line> {
         self.consume(self.lent);
         self.lent = 0;
+        self.control = false;
         self.line.clear();
         let mut read = 0;
         let mut line = Line::Gathered;
@@ -82,7 +86,14 @@ impl<R: Unpacked> JsonLines<R> {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
-            let end = memchr::memchr(b'\n', buffer);
+            // The first control character of valid JSON lines is the end of the line: one search answers two questions.
+            let end = match first_control(buffer) {
+                Some(at) if buffer[at] != b'\n' => {
+                    self.control = true;
+                    memchr::memchr(b'\n', &buffer[at..]).map(|end| at + end)
+                }
+                end => end,
+            };
             if let Some(end) = end
                 && read == 0
             {
@@ -108,6 +119,18 @@ impl<R: Unpacked> JsonLines<R> {
         self.reader.consume(bytes);
         self.unpacked += bytes as u64;
     }
+}
+
+/// The place of the first byte below 0x20.
+fn first_control(bytes: &[u8]) -> Option<usize> {
+    // The least of many bytes takes a few instructions.
+    let least = |block: &[u8; 128]| block.iter().fold(u8::MAX, |least, &byte| least.min(byte));
+    let (blocks, rest) = bytes.as_chunks();
+    let clean = blocks
+        .iter()
+        .position(|block| least(block) < 0x20)
+        .map_or(bytes.len() - rest.len(), |block| 128 * block);
+    bytes[clean..].iter().position(|&byte| byte < 0x20).map(|at| clean + at)
 }
 
 /// The bytes of the line last read, the `rows`-th of its file.
@@ -151,14 +174,14 @@ impl<R: Unpacked> Source for JsonLines<R> {
             }
         };
         let (offset, row) = (self.reader.position(), self.rows - 1);
-        let Self { reader, path, text_field, line: gathered, lent, text, rows, unpacked } = self;
+        let Self { reader, path, text_field, line: gathered, lent, control, text, rows, unpacked } = self;
         let bytes = bytes_of(line, reader, *lent, gathered, *rows).map_err(|source| Error::Unpack {
             path: path.clone(),
             offset,
             unpacked: *unpacked,
             source,
         })?;
-        Ok(Some(match row::parse(bytes, text, row, text_field) {
+        Ok(Some(match row::parse_seen(bytes, *control, text, row, text_field) {
             Ok(document) => Row::Document(document),
             Err(reason) => Row::Bad(BadRow { row, reason }),
         }))
@@ -211,6 +234,41 @@ mod tests {
         let texts = |row, text: &str| (row, Some(text.to_owned()));
         assert_eq!(rows(&mut source), [texts(0, "a"), texts(3, "b"), (4, None), texts(5, "c")]);
         assert_eq!((source.rows(), source.position()), (6, text.len() as u64));
+    }
+
+    #[test]
+    fn the_first_control_character_is_found_wherever_it_is() {
+        for len in [0, 1, 127, 128, 129, 500] {
+            for at in 0..len {
+                for (byte, found) in
+                    [(0, Some(at)), (b'\n', Some(at)), (0x1f, Some(at)), (b' ', None), (0xff, None)]
+                {
+                    let mut bytes = vec![b'x'; len];
+                    bytes[at] = byte;
+                    assert_eq!(first_control(&bytes), found, "{byte} at {at} of {len}");
+                    bytes[len - 1] = b'\n';
+                    assert_eq!(first_control(&bytes), found.or(Some(len - 1)), "{byte} at {at} of {len}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn control_characters_may_stand_between_strings_and_not_in_them() {
+        let long = "y".repeat(300);
+        let text = format!(
+            "{{\"text\":\t\"a\"}}\r\n{{\"text\":\"b\tc\"}}\n{{\"text\":\"{long}\"}}\n{{\"text\":\"{long}\u{1}\"}}\r\n\
+             {{\"text\":\"d\\te\"}}"
+        );
+        let texts = |row, text: &str| (row, Some(text.to_owned()));
+        let expected = [texts(0, "a"), (1, None), texts(2, &long), (3, None), texts(4, "d\te")];
+        assert_eq!(rows(&mut source(text.as_bytes())), expected);
+        // And where lines lie across two of the reader's buffers.
+        for bytes in [1, 5, 64, 311] {
+            let reader = io::BufReader::with_capacity(bytes, text.as_bytes());
+            let mut source = JsonLines::new(Counted::new(reader), Path::new("a.json"), "text");
+            assert_eq!(rows(&mut source), expected, "{bytes} bytes at a time");
+        }
     }
 
     #[test]

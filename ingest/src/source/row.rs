@@ -26,11 +26,22 @@ pub fn parse<'a>(
     row: u64,
     text_field: &str,
 ) -> Result<Document<'a>, String> {
-    let line = std::str::from_utf8(line).map_err(|error| {
+    parse_seen(line, true, unescaped, row, text_field)
+}
+
+/// The same of a line that was looked at before: whether it may have control characters.
+pub(super) fn parse_seen<'a>(
+    line: &'a [u8],
+    may_have_control: bool,
+    unescaped: &'a mut String,
+    row: u64,
+    text_field: &str,
+) -> Result<Document<'a>, String> {
+    let line = simdutf8::compat::from_utf8(line).map_err(|error| {
         let at = error.valid_up_to();
         format!("column {}: byte 0x{:02x} is not valid UTF-8", at + 1, line[at])
     })?;
-    let fields = match flat::parse(line, unescaped, text_field) {
+    let fields = match flat::parse(line, may_have_control, unescaped, text_field) {
         Some(fields) => fields,
         None => general(line, text_field).map_err(|error| reason(&error))?,
     };
@@ -328,7 +339,7 @@ mod tests {
         #[test]
         fn flat_lines_mean_what_serde_json_says(line in line()) {
             let mut unescaped = String::new();
-            if let Some(fields) = flat::parse(&line, &mut unescaped, "text") {
+            if let Some(fields) = flat::parse(&line, true, &mut unescaped, "text") {
                 prop_assert_eq!(fields, general(&line, "text").unwrap());
             }
         }
@@ -342,7 +353,7 @@ mod tests {
         fn any_text_comes_back(text in any::<String>(), url in any::<String>()) {
             let line = serde_json::json!({ "url": url, "text": text }).to_string();
             let mut unescaped = String::from("of the row before");
-            prop_assert!(flat::parse(&line, &mut unescaped, "text").is_some());
+            prop_assert!(flat::parse(&line, false, &mut unescaped, "text").is_some());
             let document = parse(line.as_bytes(), &mut unescaped, 0, "text").unwrap();
             prop_assert_eq!(&*document.text, &*text);
             prop_assert_eq!(document.url.as_deref(), Some(&*url));

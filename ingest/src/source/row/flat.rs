@@ -8,38 +8,32 @@ use std::borrow::Cow;
 
 use super::{Field, Fields};
 
-/// The fields of a line, if it is such an object.
-pub(super) fn parse<'a>(line: &'a str, unescaped: &'a mut String, text_field: &str) -> Option<Fields<'a>> {
-    let mut rest = Rest(line);
+/// The fields of a line, if it is such an object. Where it is known to have no control characters, none are looked for.
+pub(super) fn parse<'a>(
+    line: &'a str,
+    may_have_control: bool,
+    unescaped: &'a mut String,
+    text_field: &str,
+) -> Option<Fields<'a>> {
+    let mut rest = Rest { text: line, may_have_control };
     let mut fields = Fields::default();
-    // Where the text stands: between quotes, or in `unescaped`.
     let mut text = None;
     rest.sign(b'{')?;
     loop {
-        let name = rest.string()?;
-        if name.escaped {
-            return None;
-        }
+        let Quoted::AsItIs(name) = rest.string(&mut String::new())? else { return None };
         rest.sign(b':')?;
-        let value = rest.string()?;
-        if name.raw == text_field {
+        if name == text_field {
             if text.is_some() {
                 return None;
             }
-            if value.escaped {
-                unescaped.clear();
-                unescape(value.raw, unescaped)?;
-            }
-            text = Some(value);
+            text = Some(rest.string(unescaped)?);
         } else {
-            let value = if value.escaped {
-                let mut whole = String::with_capacity(value.raw.len());
-                unescape(value.raw, &mut whole)?;
-                Cow::Owned(whole)
-            } else {
-                Cow::Borrowed(value.raw)
+            let mut own = String::new();
+            let value = match rest.string(&mut own)? {
+                Quoted::AsItIs(raw) => Cow::Borrowed(raw),
+                Quoted::Unescaped => Cow::Owned(own),
             };
-            match name.raw {
+            match name {
                 "url" => fields.url = Field::Text(value),
                 "timestamp" => fields.timestamp = Field::Text(value),
                 _ => {}
@@ -51,94 +45,104 @@ pub(super) fn parse<'a>(line: &'a str, unescaped: &'a mut String, text_field: &s
     }
     rest.sign(b'}')?;
     rest.skip_space();
-    if !rest.0.is_empty() {
+    if !rest.text.is_empty() {
         return None;
     }
     if let Some(text) = text {
-        fields.text = Field::Text(Cow::Borrowed(if text.escaped { unescaped } else { text.raw }));
+        fields.text = Field::Text(Cow::Borrowed(match text {
+            Quoted::AsItIs(raw) => raw,
+            Quoted::Unescaped => unescaped,
+        }));
     }
     Some(fields)
 }
 
 /// What stands between two quotes.
 #[derive(Clone, Copy)]
-struct Quoted<'a> {
-    raw: &'a str,
-    escaped: bool,
+enum Quoted<'a> {
+    /// Without escapes.
+    AsItIs(&'a str),
+    /// With some; what it stands for is where the caller wanted it.
+    Unescaped,
 }
 
 /// What is left of a line.
-struct Rest<'a>(&'a str);
+struct Rest<'a> {
+    text: &'a str,
+    may_have_control: bool,
+}
 
 impl<'a> Rest<'a> {
     fn skip_space(&mut self) {
-        self.0 = self.0.trim_start_matches([' ', '\t', '\n', '\r']);
+        self.text = self.text.trim_start_matches([' ', '\t', '\n', '\r']);
     }
 
     /// Passes over `sign`, which must come next.
     fn sign(&mut self, sign: u8) -> Option<()> {
-        if self.0.as_bytes().first() != Some(&sign) {
+        if self.text.as_bytes().first() != Some(&sign) {
             self.skip_space();
         }
-        self.0 = self.0.strip_prefix(char::from(sign))?;
+        self.text = self.text.strip_prefix(char::from(sign))?;
         Some(())
     }
 
-    /// Passes over a string, whose escapes are yet to be looked at.
-    fn string(&mut self) -> Option<Quoted<'a>> {
+    /// Passes over a string. One with escapes replaces the content of `unescaped`.
+    fn string(&mut self, unescaped: &mut String) -> Option<Quoted<'a>> {
         self.sign(b'"')?;
-        let bytes = self.0.as_bytes();
-        let (mut at, mut escaped) = (0, false);
+        let from = self.text;
+        let mut escaped = false;
         loop {
-            at += memchr::memchr2(b'"', b'\\', &bytes[at..])?;
-            if bytes[at] == b'"' {
-                break;
+            let (before, rest) = self.text.split_at(memchr::memchr2(b'"', b'\\', self.text.as_bytes())?);
+            if let Some(behind) = rest.strip_prefix('"') {
+                self.text = behind;
+                let raw = &from[..from.len() - rest.len()];
+                // They must be escaped in a string.
+                if self.may_have_control && raw.bytes().any(|byte| byte < 0x20) {
+                    return None;
+                }
+                if !escaped {
+                    return Some(Quoted::AsItIs(raw));
+                }
+                unescaped.push_str(before);
+                return Some(Quoted::Unescaped);
             }
-            escaped = true;
-            at += 2;
-            if at > bytes.len() {
-                return None;
+            if !escaped {
+                escaped = true;
+                unescaped.clear();
+                // Most addresses fit.
+                unescaped.reserve(128);
             }
+            unescaped.push_str(before);
+            self.text = &rest[1..];
+            unescaped.push(self.escape()?);
         }
-        let raw = &self.0[..at];
-        self.0 = &self.0[at + 1..];
-        // Control characters must be escaped. Without a branch, so that many bytes are looked at in one step.
-        let control = raw.bytes().fold(false, |any, byte| any | (byte < 0x20));
-        (!control).then_some(Quoted { raw, escaped })
     }
-}
 
-/// Appends what `raw` stands for.
-fn unescape(raw: &str, out: &mut String) -> Option<()> {
-    let mut rest = raw;
-    while let Some(at) = memchr::memchr(b'\\', rest.as_bytes()) {
-        out.push_str(&rest[..at]);
-        let escape = rest.as_bytes()[at + 1..].first()?;
-        let mut end = at + 2;
-        out.push(match escape {
-            b'"' | b'\\' | b'/' => char::from(*escape),
-            b'n' => '\n',
-            b't' => '\t',
-            b'r' => '\r',
-            b'b' => '\u{8}',
-            b'f' => '\u{c}',
+    /// Passes over what follows a backslash; what both stand for.
+    fn escape(&mut self) -> Option<char> {
+        let sign = *self.text.as_bytes().first()?;
+        let (c, len) = match sign {
+            b'"' | b'\\' | b'/' => (char::from(sign), 1),
+            b'n' => ('\n', 1),
+            b't' => ('\t', 1),
+            b'r' => ('\r', 1),
+            b'b' => ('\u{8}', 1),
+            b'f' => ('\u{c}', 1),
             b'u' => {
-                let first = hexadecimal(rest, end)?;
-                end += 4;
+                let first = hexadecimal(self.text, 1)?;
                 if (0xd800..0xdc00).contains(&first) {
-                    let second = rest[end..].strip_prefix("\\u").and_then(|_| hexadecimal(rest, end + 2))?;
-                    end += 6;
-                    char::decode_utf16([first, second]).next()?.ok()?
+                    let second =
+                        self.text[5..].strip_prefix("\\u").and_then(|_| hexadecimal(self.text, 7))?;
+                    (char::decode_utf16([first, second]).next()?.ok()?, 11)
                 } else {
-                    char::from_u32(first.into())?
+                    (char::from_u32(first.into())?, 5)
                 }
             }
             _ => return None,
-        });
-        rest = &rest[end..];
+        };
+        self.text = &self.text[len..];
+        Some(c)
     }
-    out.push_str(rest);
-    Some(())
 }
 
 /// Four hexadecimal digits.
