@@ -102,7 +102,7 @@ fn a_folder_without_shards_is_named() {
 #[test]
 fn a_checkpoint_of_another_model_is_refused() {
     let corpus = Corpus::sentences(1, 60);
-    let shards = corpus.ingest("shards", &[]);
+    let shards = corpus.ingest("shards", &["--held-out", "0.1"]);
     let run = corpus.path().join("run");
     let tiny =
         ["--preset", "tiny", "--device", "cpu", "--set", "train.steps=2", "--set", "train.batch_size=4"];

@@ -19,10 +19,10 @@ fn two_commands_train_a_model_that_uses_context() {
             .arg("--out")
             .arg(&run)
             .args(["--preset", "tiny", "--device", "cpu"])
-            .args(["--set", "train.steps=240", "--set", "train.batch_size=16", "--set", "train.seq_len=64"])
+            .args(["--set", "train.steps=320", "--set", "train.batch_size=16", "--set", "train.seq_len=64"])
             .args(["--set", "model.num_hidden_layers=2", "--set", "model.hidden_size=128"])
             .args(["--set", "model.num_attention_heads=2", "--set", "model.intermediate_size=256"])
-            .args(["--set", "checkpoint.every_steps=120", "--set", "seed=3"]),
+            .args(["--set", "checkpoint.every_steps=160", "--set", "seed=3"]),
     );
 
     let printed = succeed(

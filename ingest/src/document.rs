@@ -31,8 +31,8 @@ pub struct FoundDocument {
     pub row: u64,
     /// UTF-8 bytes of its text, before it was encoded.
     pub bytes: u32,
-    /// The first 16 bytes of the BLAKE3 of its text, in hexadecimal digits.
-    pub blake3: String,
+    /// The XXH3 of its text, of 128 bits, in hexadecimal digits.
+    pub xxh3_128: String,
     /// Its tokens.
     pub ids: Vec<u32>,
     /// The text that the tokens stand for.
@@ -65,7 +65,7 @@ pub fn find_document(dir: &Path, document: u64) -> Result<FoundDocument, Error> 
             source: record.source.to_owned(),
             row: record.row,
             bytes: record.bytes,
-            blake3: record.blake3.iter().map(|byte| format!("{byte:02x}")).collect(),
+            xxh3_128: format!("{:032x}", u128::from_be_bytes(record.xxh3_128)),
             ids,
             text,
         });

@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use loader::shard::Tokens;
 use tokenizers::Tokenizer;
 
 use crate::wordpiece::{FastEncoder, Unsupported};
@@ -26,6 +27,53 @@ pub trait Encode: Send {
     /// # Errors
     /// The reason, when the tokenizer fails on this text.
     fn encode(&mut self, text: &str, ids: &mut Vec<u32>) -> Result<(), String>;
+
+    /// The same with ids of sixteen bits.
+    ///
+    /// # Errors
+    /// As [`Self::encode`], and when an id is larger than that.
+    fn encode_narrow(&mut self, text: &str, ids: &mut Vec<u16>) -> Result<(), String> {
+        let mut wide = Vec::new();
+        self.encode(text, &mut wide)?;
+        let narrow = |id| u16::try_from(id).map_err(|_| format!("the id {id} is larger than {}", u16::MAX));
+        ids.reserve(wide.len());
+        wide.into_iter().try_for_each(|id| narrow(id).map(|id| ids.push(id)))
+    }
+}
+
+/// The ids of a document, as wide as its shard has them.
+#[derive(Debug)]
+pub(crate) enum Ids {
+    U16(Vec<u16>),
+    U32(Vec<u32>),
+}
+
+impl Ids {
+    /// None yet, for a shard of `token_bytes` a token.
+    pub(crate) fn new(token_bytes: u8) -> Self {
+        if token_bytes == 2 { Self::U16(Vec::new()) } else { Self::U32(Vec::new()) }
+    }
+
+    /// Becomes those of `text`.
+    pub(crate) fn encode(&mut self, encoder: &mut dyn Encode, text: &str) -> Result<(), String> {
+        match self {
+            Self::U16(ids) => {
+                ids.clear();
+                encoder.encode_narrow(text, ids)
+            }
+            Self::U32(ids) => {
+                ids.clear();
+                encoder.encode(text, ids)
+            }
+        }
+    }
+
+    pub(crate) fn tokens(&self) -> Tokens<'_> {
+        match self {
+            Self::U16(ids) => Tokens::U16(ids),
+            Self::U32(ids) => Tokens::U32(ids),
+        }
+    }
 }
 
 /// The encoder of a run, from which each worker gets its own.
@@ -41,12 +89,17 @@ enum Kind {
 }
 
 impl Encoder {
-    pub(crate) fn choose(tokenizer: &Tokenizer, choice: EncoderChoice) -> Result<Self, Unsupported> {
+    /// The one for `tokenizer`, whose model has `tokens`.
+    pub(crate) fn choose(
+        tokenizer: &Tokenizer,
+        tokens: &[(String, u32)],
+        choice: EncoderChoice,
+    ) -> Result<Self, Unsupported> {
         let reference = |because| Kind::Tokenizers { tokenizer: Box::new(tokenizer.clone()), because };
         let kind = if choice == EncoderChoice::Tokenizers {
             reference(None)
         } else {
-            match FastEncoder::from_tokenizer(tokenizer) {
+            match FastEncoder::with_tokens(tokenizer, tokens) {
                 Ok(fast) => Kind::Fast(Box::new(fast)),
                 Err(because) if choice == EncoderChoice::Auto => reference(Some(because)),
                 Err(because) => return Err(because),
@@ -93,6 +146,11 @@ impl Encode for FastEncoder {
     fn encode(&mut self, text: &str, ids: &mut Vec<u32>) -> Result<(), String> {
         FastEncoder::encode(self, text, ids);
         Ok(())
+    }
+
+    fn encode_narrow(&mut self, text: &str, ids: &mut Vec<u16>) -> Result<(), String> {
+        FastEncoder::encode_narrow(self, text, ids)
+            .ok_or_else(|| format!("the vocabulary has ids larger than {}", u16::MAX))
     }
 }
 

@@ -64,13 +64,12 @@ impl Options {
         self.filters.validate()
     }
 
-    /// Whether a document is kept from training, by the BLAKE3 of its text: equal documents, wherever they come from,
-    /// land on the same side.
-    pub fn holds_out(&self, text: &blake3::Hash) -> bool {
-        let [a, b, c, d, e, f, g, h, ..] = *text.as_bytes();
+    /// Whether a document is kept from training, by the [`content_hash`](crate::docs::content_hash) of its text: equal
+    /// documents, wherever they come from, land on the same side.
+    pub fn holds_out(&self, text: u128) -> bool {
         // 2^64 times the share; a float this large is converted exactly, up to saturation.
         let limit = (self.held_out * 2f64.powi(64)) as u64;
-        u64::from_le_bytes([a, b, c, d, e, f, g, h]) < limit
+        ((text >> 64) as u64) < limit
     }
 }
 
@@ -224,6 +223,7 @@ impl<'a> Visible<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::docs::content_hash;
 
     fn identity() -> Identity {
         let input = |name: &str| InputIdentity { name: name.into(), bytes: 5, sample: "s".into() };
@@ -278,14 +278,14 @@ mod tests {
     #[test]
     fn the_held_out_share_is_kept_and_nested() {
         let share = |held_out| Options { held_out, ..Options::default() };
-        let hashes: Vec<_> = (0..20_000u32).map(|i| blake3::hash(&i.to_le_bytes())).collect();
-        let count = |options: &Options| hashes.iter().filter(|hash| options.holds_out(hash)).count();
+        let hashes: Vec<_> = (0..20_000u32).map(|i| content_hash(&i.to_string())).collect();
+        let count = |options: &Options| hashes.iter().filter(|hash| options.holds_out(**hash)).count();
         assert_eq!(count(&share(0.0)), 0);
         let (small, large) = (share(0.05), share(0.2));
         // Five standard deviations of the binomial distribution are 154 and 283.
         assert!(count(&small).abs_diff(1000) < 154, "{}", count(&small));
         assert!(count(&large).abs_diff(4000) < 283, "{}", count(&large));
-        assert!(hashes.iter().all(|hash| !small.holds_out(hash) || large.holds_out(hash)));
+        assert!(hashes.iter().all(|&hash| !small.holds_out(hash) || large.holds_out(hash)));
     }
 
     #[test]

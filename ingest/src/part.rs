@@ -5,10 +5,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use loader::shard::{BadLine, ShardEntry, ShardWriter, docs_file_name, tokens_file_name};
+use loader::shard::{BadLine, ShardEntry, ShardWriter, Tokens, docs_file_name, tokens_file_name};
 use serde::{Deserialize, Serialize};
 
-use crate::docs::{DocRecord, DocsWriter, HASH_BYTES};
+use crate::docs::{DocRecord, DocsWriter, content_hash};
 use crate::error::Error;
 use crate::filter::{self, Counts, Sieve};
 use crate::identity::Options;
@@ -78,7 +78,7 @@ impl<'a> PartWriter<'a> {
     }
 
     /// Appends a document with its tokens, of which there may be none.
-    pub(crate) fn push(&mut self, document: &Document<'_>, tokens: &[u32]) -> Result<(), Error> {
+    pub(crate) fn push(&mut self, document: &Document<'_>, tokens: Tokens<'_>) -> Result<(), Error> {
         if tokens.is_empty() {
             self.note.empty_documents += 1;
             return Ok(());
@@ -87,10 +87,8 @@ impl<'a> PartWriter<'a> {
             filter::count(&mut self.note.filtered, reason);
             return Ok(());
         }
-        let hash = blake3::hash(document.text.as_bytes());
-        let mut blake3 = [0; HASH_BYTES];
-        blake3.copy_from_slice(&hash.as_bytes()[..HASH_BYTES]);
-        let held_out = self.place.options.holds_out(&hash);
+        let hash = content_hash(&document.text);
+        let held_out = self.place.options.holds_out(hash);
         let record = DocRecord {
             url: document.url.as_deref(),
             timestamp: document.timestamp.as_deref(),
@@ -100,17 +98,13 @@ impl<'a> PartWriter<'a> {
             bytes: document.text.len() as u32,
             tokens: tokens.len() as u32,
             held_out,
-            blake3,
+            xxh3_128: hash.to_be_bytes(),
         };
         let (shard, docs) = match &mut self.files {
             Some(files) => files,
             none => none.insert(Self::create(self.place, self.part)?),
         };
-        if held_out {
-            shard.push_held_out(tokens)?
-        } else {
-            shard.push(tokens)?
-        }
+        shard.append(tokens, held_out)?;
         docs.push(&record)?;
         self.note.text_bytes += document.text.len() as u64;
         Ok(())

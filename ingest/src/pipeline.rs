@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use loader::shard::{FORMAT_VERSION, Ingest, InputFile, Manifest};
 
 use crate::duplicates::Duplicates;
-use crate::encoder::{Encode, Encoder};
+use crate::encoder::{Encode, Encoder, Ids};
 use crate::error::Error;
 use crate::filter::{Counts, Sieve};
 use crate::folder::{OutFolder, State, is_shard_folder};
@@ -209,7 +209,7 @@ impl Run<'_> {
     ) -> Vec<(usize, Error)> {
         let mut errors = Vec::new();
         let mut encoder = self.job.encoder.worker();
-        let mut ids = Vec::new();
+        let mut ids = Ids::new(self.job.tokenizer.token_bytes());
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let (Some(input), Some(parts)) = (self.job.inputs.files.get(index), sealed.get(index)) else {
@@ -235,15 +235,15 @@ impl Run<'_> {
         input: &'a Input,
         sealed: &[PartNote],
         encoder: &mut dyn Encode,
-        ids: &mut Vec<u32>,
+        ids: &mut Ids,
         outbox: &Outbox<'a>,
     ) -> Result<(), Error> {
         if self.job.task.is_some_and(|task| !task.owns(index)) {
             return Ok(());
         }
-        let mut bytes = InputBytes { progress: self.progress, counted: 0 };
+        let mut counts = Counted::new(self.progress);
         if sealed.last().is_some_and(|part| part.last) {
-            bytes.count(input.bytes);
+            counts.position(input.bytes);
             return Ok(());
         }
         let stamp = Stamp::of(input);
@@ -261,7 +261,7 @@ impl Run<'_> {
         for part in sealed.len() as u32.. {
             let writer = PartWriter::new(&place, part, source.rows());
             let Some((part, last)) =
-                self.one_part(&mut *source, writer, &input.path, encoder, ids, &mut bytes)?
+                self.one_part(&mut *source, writer, &input.path, encoder, ids, &mut counts)?
             else {
                 return Ok(());
             };
@@ -283,8 +283,8 @@ impl Run<'_> {
         mut part: PartWriter<'_>,
         path: &Path,
         encoder: &mut dyn Encode,
-        ids: &mut Vec<u32>,
-        bytes: &mut InputBytes<'_>,
+        ids: &mut Ids,
+        counts: &mut Counted<'_>,
     ) -> Result<Option<(FullPart, bool)>, Error> {
         loop {
             if self.stop.load(Ordering::Relaxed) {
@@ -292,7 +292,7 @@ impl Run<'_> {
             }
             match profile::within(Stage::Parse, || source.next_row())? {
                 None => {
-                    bytes.count(source.position());
+                    counts.position(source.position());
                     return Ok(Some((part.end(source.rows(), true), true)));
                 }
                 Some(Row::Bad(bad)) => {
@@ -301,19 +301,16 @@ impl Run<'_> {
                 }
                 Some(Row::Document(document)) if part.leaves_out(&document) => {}
                 Some(Row::Document(document)) => {
-                    ids.clear();
-                    let encoded = profile::within(Stage::Encode, || encoder.encode(&document.text, ids));
+                    let encoded = profile::within(Stage::Encode, || ids.encode(encoder, &document.text));
                     encoded.map_err(|reason| {
                         let line = document.row + 1;
                         Error::Encode { path: path.to_owned(), line, reason }
                     })?;
-                    profile::within(Stage::Write, || part.push(&document, ids))?;
-                    self.progress.documents.fetch_add(1, Ordering::Relaxed);
-                    self.progress.tokens.fetch_add(ids.len() as u64, Ordering::Relaxed);
-                    self.progress.text_bytes.fetch_add(document.text.len() as u64, Ordering::Relaxed);
+                    profile::within(Stage::Write, || part.push(&document, ids.tokens()))?;
+                    counts.document(ids.tokens().len(), document.text.len());
                 }
             }
-            bytes.count(source.position());
+            counts.position(source.position());
             if part.is_full() {
                 return Ok(Some((part.end(source.rows(), false), false)));
             }
@@ -330,16 +327,50 @@ impl Run<'_> {
     }
 }
 
-/// Adds the position in one input to the bytes of all.
-struct InputBytes<'a> {
+/// What a worker has done of an input. Others are told now and then: each telling waits for all of the worker's memory.
+struct Counted<'a> {
     progress: &'a Progress,
-    counted: u64,
+    /// The position in the input, and that last told.
+    position: u64,
+    told: u64,
+    documents: u64,
+    tokens: u64,
+    text_bytes: u64,
 }
 
-impl InputBytes<'_> {
-    fn count(&mut self, position: u64) {
-        self.progress.input_bytes.fetch_add(position - self.counted, Ordering::Relaxed);
-        self.counted = position;
+impl<'a> Counted<'a> {
+    fn new(progress: &'a Progress) -> Self {
+        Self { progress, position: 0, told: 0, documents: 0, tokens: 0, text_bytes: 0 }
+    }
+
+    fn position(&mut self, position: u64) {
+        self.position = position;
+    }
+
+    fn document(&mut self, tokens: usize, text_bytes: usize) {
+        self.documents += 1;
+        self.tokens += tokens as u64;
+        self.text_bytes += text_bytes as u64;
+        if self.text_bytes > 1 << 18 {
+            self.tell();
+        }
+    }
+
+    fn tell(&mut self) {
+        let Self { progress, position, told, documents, tokens, text_bytes } = self;
+        progress.input_bytes.fetch_add(*position - *told, Ordering::Relaxed);
+        *told = *position;
+        for (count, all) in
+            [(documents, &progress.documents), (tokens, &progress.tokens), (text_bytes, &progress.text_bytes)]
+        {
+            all.fetch_add(std::mem::take(count), Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.tell();
     }
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use loader::shard::{SpecialTokens, TokenizerInfo};
-use tokenizers::Tokenizer;
+use tokenizers::{Model, Tokenizer};
 
 use crate::encoder::{Encoder, EncoderChoice};
 use crate::error::Error;
@@ -23,6 +23,8 @@ pub struct TokenizerFile {
     name: String,
     bytes: Cow<'static, [u8]>,
     tokenizer: Tokenizer,
+    /// The tokens of its model with their ids, in no order.
+    tokens: Vec<(String, u32)>,
     info: TokenizerInfo,
 }
 
@@ -61,7 +63,9 @@ impl TokenizerFile {
         tokenizer.with_truncation(None).map_err(|error| refused(error.to_string()))?;
         tokenizer.with_padding(None);
         let special = special_tokens(&name, &tokenizer)?;
-        let largest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
+        let tokens = tokens(tokenizer.get_model());
+        let added = tokenizer.get_added_vocabulary().get_added_tokens_decoder().keys().copied();
+        let largest = tokens.iter().map(|(_, id)| *id).chain(added).max().unwrap_or(0);
         let vocab_size =
             largest.checked_add(1).ok_or_else(|| refused(format!("its largest id is {largest}")))?;
         let info = TokenizerInfo {
@@ -71,7 +75,7 @@ impl TokenizerFile {
             model_vocab_size: TokenizerInfo::model_vocab_size(vocab_size),
             special,
         };
-        Ok(Self { name, bytes, tokenizer, info })
+        Ok(Self { name, bytes, tokenizer, tokens, info })
     }
 
     /// The file, or the name of the bundled tokenizer.
@@ -99,7 +103,7 @@ impl TokenizerFile {
     /// # Errors
     /// [`Error::NoFastEncoder`] when the fast one is asked for and cannot stand in for this tokenizer.
     pub fn encoder(&self, choice: EncoderChoice) -> Result<Encoder, Error> {
-        Encoder::choose(&self.tokenizer, choice)
+        Encoder::choose(&self.tokenizer, &self.tokens, choice)
             .map_err(|reason| Error::NoFastEncoder { name: self.name.clone(), reason: reason.to_string() })
     }
 
@@ -123,6 +127,15 @@ impl TokenizerFile {
         let decoded = self.tokenizer.decode(ids, false);
         decoded.map_err(|error| Error::Tokenizer { name: self.name.clone(), reason: error.to_string() })
     }
+}
+
+/// The tokens of a model with their ids, in no order.
+///
+/// The `tokenizers` crate hands out its table only as a copy, which takes longer than asking for every id. That finds all
+/// tokens if as many ids from 0 on have one as there are tokens; nearly always.
+pub(crate) fn tokens(model: &impl Model) -> Vec<(String, u32)> {
+    let by_id = (0..model.get_vocab_size() as u32).map(|id| Some((model.id_to_token(id)?, id)));
+    by_id.collect::<Option<_>>().unwrap_or_else(|| model.get_vocab().into_iter().collect())
 }
 
 fn special_tokens(name: &str, tokenizer: &Tokenizer) -> Result<SpecialTokens, Error> {

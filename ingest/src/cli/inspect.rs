@@ -58,7 +58,7 @@ fn show_document(arguments: &Arguments, document: u64) -> Result<()> {
         ("url", or_none(&found.url)),
         ("timestamp", or_none(&found.timestamp)),
         ("source", format!("{}, row {}", found.source, format::count(found.row))),
-        ("text", format!("{} bytes, BLAKE3 {}...", format::count(found.bytes.into()), found.blake3)),
+        ("text", format!("{} bytes, XXH3 {}", format::count(found.bytes.into()), found.xxh3_128)),
         ("tokens", format::count(found.ids.len() as u64)),
     ]);
     print(format_args!("{table}\n{}", found.text))?;

@@ -4,7 +4,7 @@
 //! tokens come out as they do there; what follows only looks at the result.
 
 use thiserror::Error;
-use tokenizers::{ModelWrapper, NormalizerWrapper, PreTokenizerWrapper, Tokenizer};
+use tokenizers::{Model, ModelWrapper, NormalizerWrapper, PreTokenizerWrapper, Tokenizer};
 
 use super::ids::{Mark, mark};
 use super::normalize::{Ascii, Normalizer};
@@ -85,8 +85,8 @@ pub(super) struct Definition {
 }
 
 impl Definition {
-    /// Takes over what `tokenizer` is made of.
-    pub(super) fn new(tokenizer: &Tokenizer) -> Result<Definition, Unsupported> {
+    /// Takes over what `tokenizer` is made of, whose model has the tokens `vocab`.
+    pub(super) fn new(tokenizer: &Tokenizer, vocab: &[(String, u32)]) -> Result<Definition, Unsupported> {
         if tokenizer.get_encode_special_tokens() {
             return Err(Unsupported::EncodedSpecialTokens);
         }
@@ -117,12 +117,11 @@ impl Definition {
             ModelWrapper::Unigram(_) => return Err(Unsupported::Model("Unigram")),
         };
 
-        let vocab = tokenizer.get_vocab(false);
-        let Some(&unknown) = vocab.get(&model.unk_token) else {
+        let Some(unknown) = model.token_to_id(&model.unk_token) else {
             return Err(Unsupported::NoUnknownToken(model.unk_token.clone()));
         };
         let added = added_tokens(tokenizer)?;
-        let highest = vocab.values().chain(added.iter().map(|(_, id)| id)).max().copied().unwrap_or(0);
+        let highest = vocab.iter().chain(&added).map(|(_, id)| *id).max().unwrap_or(0);
         if highest > MAX_ID {
             return Err(Unsupported::LargeId(highest));
         }
@@ -136,7 +135,7 @@ impl Definition {
         }
 
         // Sorted once for both: without the prefix the order is the same.
-        let mut tokens: Vec<(&str, u32)> = vocab.iter().map(|(token, &id)| (token.as_str(), id)).collect();
+        let mut tokens: Vec<(&str, u32)> = vocab.iter().map(|(token, id)| (token.as_str(), *id)).collect();
         tokens.sort_unstable();
         let mut trie = Trie::new();
         let word_start = trie.insert(tokens.iter().copied());

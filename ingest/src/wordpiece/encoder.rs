@@ -22,10 +22,11 @@ use tokenizers::Tokenizer;
 use super::cache::{Cache, Key, Slot};
 use super::definition::{Definition, Unsupported};
 use super::gather::{Gathered, Gatherer, Tables};
-use super::ids::{is_miss, pack};
+use super::ids::{Id, is_miss, pack};
 use super::pieces::Pieces;
 use super::plain::Plain;
 use super::split::{WINDOW, is_separator};
+use crate::tokenizer::tokens;
 
 /// Encodes text exactly as the `tokenizers` crate does, for definitions made of BertNormalizer, BertPreTokenizer and
 /// WordPiece. One per worker: encoding writes to its caches.
@@ -49,7 +50,7 @@ struct Known {
     definition: Arc<Definition>,
     cache: Cache,
     pieces: Pieces,
-    /// Ids of a word, while it is looked for in the vocabulary.
+    /// Ids of a word or a chunk on their way.
     word: Vec<u32>,
 }
 
@@ -78,7 +79,15 @@ impl FastEncoder {
     ///
     /// As [`Self::from_tokenizer_json`].
     pub fn from_tokenizer(tokenizer: &Tokenizer) -> Result<FastEncoder, Unsupported> {
-        Ok(FastEncoder::new(Arc::new(Definition::new(tokenizer)?)))
+        FastEncoder::with_tokens(tokenizer, &tokens(tokenizer.get_model()))
+    }
+
+    /// The same, where the tokens of its model are at hand.
+    pub(crate) fn with_tokens(
+        tokenizer: &Tokenizer,
+        tokens: &[(String, u32)],
+    ) -> Result<FastEncoder, Unsupported> {
+        Ok(FastEncoder::new(Arc::new(Definition::new(tokenizer, tokens)?)))
     }
 
     fn new(definition: Arc<Definition>) -> FastEncoder {
@@ -93,13 +102,18 @@ impl FastEncoder {
     /// longest stretch of `text` without white space, not with the text.
     pub fn encode(&mut self, text: &str, ids: &mut Vec<u32>) {
         if self.known.definition.narrow {
-            self.encode_as::<true>(text, ids);
+            self.encode_as::<true, u32>(text, ids);
         } else {
-            self.encode_as::<false>(text, ids);
+            self.encode_as::<false, u32>(text, ids);
         }
     }
 
-    fn encode_as<const NARROW: bool>(&mut self, text: &str, ids: &mut Vec<u32>) {
+    /// The same with ids of sixteen bits, if all ids of the definition are so narrow; else nothing is done.
+    pub fn encode_narrow(&mut self, text: &str, ids: &mut Vec<u16>) -> Option<()> {
+        self.known.definition.narrow.then(|| self.encode_as::<true, u16>(text, ids))
+    }
+
+    fn encode_as<const NARROW: bool, I: Id>(&mut self, text: &str, ids: &mut Vec<I>) {
         let FastEncoder { known, gatherer } = self;
         let tables = gatherer.tables();
         let mut rest = text;
@@ -108,7 +122,7 @@ impl FastEncoder {
             let bytes = rest.as_bytes();
             tables.window.fill(&bytes[..bytes.len().min(WINDOW)], known.definition.case, ends);
             let gathered = tables.gather::<NARROW>(known.cache.sets());
-            known.emit::<NARROW>(rest, tables, gathered, ids);
+            known.emit::<NARROW, I>(rest, tables, gathered, ids);
             if ends {
                 return;
             }
@@ -118,7 +132,8 @@ impl FastEncoder {
                 let separator = bytes[WINDOW..].iter().position(|&byte| is_separator(byte));
                 let end = WINDOW + separator.unwrap_or(bytes.len() - WINDOW);
                 let slot = Slot::of(Key::NONE);
-                known.encode::<NARROW>(&rest[..end], slot, Key::NONE, ids);
+                let word = known.encode::<NARROW>(&rest[..end], slot, Key::NONE);
+                ids.extend(word.iter().map(|&id| I::of(id)));
                 start = (end + 1).min(bytes.len());
             }
             rest = &rest[start..];
@@ -129,12 +144,12 @@ impl FastEncoder {
 impl Known {
     /// Appends the staged ids to `ids`, and where there is a gap those of the chunk. The window lies at the start of `text`.
     #[inline(never)]
-    fn emit<const NARROW: bool>(
+    fn emit<const NARROW: bool, I: Id>(
         &mut self,
         text: &str,
         tables: &mut Tables,
         gathered: Gathered,
-        ids: &mut Vec<u32>,
+        ids: &mut Vec<I>,
     ) {
         tables.look_up_gaps(gathered, self.cache.sets());
         let (mut copied, mut len) = (0, 0);
@@ -154,23 +169,22 @@ impl Known {
                 }
                 let mut plain = Plain { definition, cache, tables, ids: word };
                 len = plain.push::<NARROW>(gap, key, len).unwrap_or_else(|| {
-                    tables.emitted.append::<NARROW>(len, ids);
                     let start = usize::from(gap.start);
-                    self.encode::<NARROW>(&text[start..start + usize::from(gap.len)], gap.slot, key, ids);
-                    0
+                    let chunk = &text[start..start + usize::from(gap.len)];
+                    tables.emitted.push_ids::<NARROW>(len, self.encode::<NARROW>(chunk, gap.slot, key))
                 });
             }
         }
         len = tables.emitted.copy(len, &tables.staged, copied..gathered.staged);
-        tables.emitted.append::<NARROW>(len, ids);
+        tables.emitted.append::<NARROW, I>(len, ids);
     }
 
-    /// Encodes a chunk that is not in the cache, and not plain or too long, and puts it there if it fits.
+    /// Encodes a chunk that is not in the cache, and not plain or too long, and puts it there if it fits. Returns its ids.
     #[cold]
     #[inline(never)]
-    fn encode<const NARROW: bool>(&mut self, chunk: &str, slot: Slot, key: Key, ids: &mut Vec<u32>) {
-        let Known { definition, cache, pieces, .. } = self;
-        let before = ids.len();
+    fn encode<const NARROW: bool>(&mut self, chunk: &str, slot: Slot, key: Key) -> &[u32] {
+        let Known { definition, cache, pieces, word: ids } = self;
+        ids.clear();
         let mut rest = chunk;
         while let Some((start, end, id)) = definition.find_added(rest) {
             pieces.push(definition, &rest[..start], ids);
@@ -179,10 +193,11 @@ impl Known {
         }
         pieces.push(definition, rest, ids);
         if key != Key::NONE
-            && let Some(value) = pack(&ids[before..], NARROW)
+            && let Some(value) = pack(ids, NARROW)
             && !(definition.case != 0 && definition.has_added_in_any_case(chunk))
         {
             cache.insert(slot, key, value);
         }
+        ids
     }
 }

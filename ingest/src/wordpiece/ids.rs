@@ -59,14 +59,40 @@ fn used<const NARROW: bool>(value: &Value) -> usize {
     usize::from((value[1] >> COUNT_AT) as u8) * if NARROW { 1 } else { 2 }
 }
 
-/// Appends the ids that `fields` are.
-#[inline(always)]
-fn extend<const NARROW: bool>(ids: &mut Vec<u32>, fields: &[u16]) {
-    if NARROW {
-        ids.extend(fields.iter().map(|&id| u32::from(id)));
-    } else {
-        let pairs = fields.as_chunks::<2>().0.iter();
-        ids.extend(pairs.map(|&[low, high]| u32::from(low) | u32::from(high) << 16));
+/// An id as the encoder hands it out: `u32`, or `u16` where all ids are so narrow.
+pub(super) trait Id: Copy {
+    /// `id`, which must fit.
+    fn of(id: u32) -> Self;
+
+    /// Appends the ids that `fields` are.
+    fn extend<const NARROW: bool>(ids: &mut Vec<Self>, fields: &[u16]);
+}
+
+impl Id for u32 {
+    fn of(id: u32) -> u32 {
+        id
+    }
+
+    #[inline(always)]
+    fn extend<const NARROW: bool>(ids: &mut Vec<u32>, fields: &[u16]) {
+        if NARROW {
+            ids.extend(fields.iter().map(|&id| u32::from(id)));
+        } else {
+            let pairs = fields.as_chunks::<2>().0.iter();
+            ids.extend(pairs.map(|&[low, high]| u32::from(low) | u32::from(high) << 16));
+        }
+    }
+}
+
+impl Id for u16 {
+    fn of(id: u32) -> u16 {
+        id as u16
+    }
+
+    #[inline(always)]
+    fn extend<const NARROW: bool>(ids: &mut Vec<u16>, fields: &[u16]) {
+        const { assert!(NARROW, "wider ids do not fit") };
+        ids.extend_from_slice(fields);
     }
 }
 
@@ -162,8 +188,8 @@ impl Fields {
 
     /// Appends the first `len` fields to `ids`.
     #[inline(always)]
-    pub(super) fn append<const NARROW: bool>(&self, len: u32, ids: &mut Vec<u32>) {
-        extend::<NARROW>(ids, &self.0[..len as usize]);
+    pub(super) fn append<const NARROW: bool, I: Id>(&self, len: u32, ids: &mut Vec<I>) {
+        I::extend::<NARROW>(ids, &self.0[..len as usize]);
     }
 }
 
@@ -196,7 +222,7 @@ mod tests {
         let end = staged.push_ids::<NARROW>(filled, &ids);
         assert_eq!(staged.value::<NARROW>(filled..end), None, "one too many, narrow: {NARROW}");
         expected.extend(ids);
-        staged.append::<NARROW>(end, &mut all);
+        staged.append::<NARROW, u32>(end, &mut all);
         assert_eq!(all, expected, "narrow: {NARROW}");
     }
 

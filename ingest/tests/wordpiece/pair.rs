@@ -37,6 +37,8 @@ pub(crate) struct Pair {
     pub(crate) name: String,
     pub(crate) oracle: Tokenizer,
     pub(crate) fast: FastEncoder,
+    /// Whether all ids have sixteen bits.
+    narrow: bool,
 }
 
 impl Pair {
@@ -50,7 +52,8 @@ impl Pair {
         let bytes = serde_json::to_vec(&definition).expect("JSON");
         let oracle = Tokenizer::from_bytes(&bytes).expect("the oracle reads it");
         let fast = FastEncoder::from_tokenizer_json(&bytes).expect("supported");
-        Pair { name: format!("{name}, {rules:?}"), oracle, fast }
+        let narrow = oracle.get_vocab(true).into_values().all(|id| id <= u16::MAX.into());
+        Pair { name: format!("{name}, {rules:?}"), oracle, fast, narrow }
     }
 
     /// The same vocabulary under other rules, without reading it again.
@@ -61,10 +64,11 @@ impl Pair {
         self.name = format!("{}, {rules:?}", self.name.split(", ").next().unwrap_or_default());
     }
 
-    /// Compares ids twice, since the second time they come from the cache.
+    /// Compares ids twice, since the second time they come from the cache, then narrow ones where all are.
     #[track_caller]
     pub(crate) fn check(&mut self, text: &str) {
         let expected = self.oracle.encode(text, false).expect("the oracle encodes everything");
+        let mut narrow = vec![7u16];
         for pass in ["first", "second"] {
             let mut ids = vec![7];
             self.fast.encode(text, &mut ids);
@@ -77,6 +81,11 @@ impl Pair {
                     expected.get_ids()
                 );
             }
+        }
+        assert_eq!(self.fast.encode_narrow(text, &mut narrow).is_some(), self.narrow, "{}", self.name);
+        if self.narrow {
+            let ids: Vec<u32> = narrow.into_iter().map(u32::from).collect();
+            assert_eq!((ids[0], &ids[1..]), (7, expected.get_ids()), "{}, narrow: {text:?}", self.name);
         }
     }
 }

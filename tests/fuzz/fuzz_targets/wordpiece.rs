@@ -55,4 +55,7 @@ fuzz_target!(|bytes: &[u8]| {
         fast.encode(&text, &mut ids);
         assert_eq!(ids, expected.get_ids(), "{text:?}");
     }
+    let mut narrow = Vec::new();
+    fast.encode_narrow(&text, &mut narrow).expect("BERT's ids have sixteen bits");
+    assert!(narrow.iter().map(|&id| u32::from(id)).eq(expected.get_ids().iter().copied()), "{text:?}");
 });
