@@ -79,8 +79,8 @@ impl Ids {
 /// The encoder of a run, from which each worker gets its own.
 pub struct Encoder {
     kind: Kind,
-    /// One that was given back: its caches are warm.
-    spare: Mutex<Option<Box<dyn Encode>>>,
+    /// Those that were given back: their caches are warm.
+    spare: Mutex<Vec<Box<dyn Encode>>>,
 }
 
 enum Kind {
@@ -105,12 +105,12 @@ impl Encoder {
                 Err(because) => return Err(because),
             }
         };
-        Ok(Self { kind, spare: Mutex::new(None) })
+        Ok(Self { kind, spare: Mutex::new(Vec::new()) })
     }
 
-    /// One worker's encoder: the one that was given back, or a new one.
+    /// One worker's encoder: one that was given back, or a new one.
     pub fn worker(&self) -> Box<dyn Encode> {
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
         spare.unwrap_or_else(|| match &self.kind {
             Kind::Fast(fast) => Box::new(FastEncoder::clone(fast)),
             Kind::Tokenizers { tokenizer, .. } => Box::new(Reference(Tokenizer::clone(tokenizer))),
@@ -120,7 +120,7 @@ impl Encoder {
     /// Takes back an encoder of this run, for the next worker that needs one: what it has seen makes it faster and changes
     /// no id.
     pub(crate) fn give_back(&self, encoder: Box<dyn Encode>) {
-        *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(encoder);
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(encoder);
     }
 
     /// Time that a whole ingest takes for a byte of text over that of reading and encoding in a small sample. It also

@@ -13,7 +13,7 @@ const FILES: usize = 8;
 /// Bytes of text read from the beginning of each of them, at least: some hundred documents, which are enough for averages,
 /// in a time that nobody notices.
 const TEXT_BYTES: u64 = 256 << 10;
-/// A slow encoder gets no further than this in all of them.
+/// A slow encoder gets no further than this in all of them that one thread looks into.
 const SECONDS: f64 = 1.0;
 /// Bytes of a row in the table of documents without its url: mostly the hash and the timestamp. Seen on C4.
 const TABLE_ROW_BYTES: f64 = 26.0;
@@ -53,17 +53,18 @@ impl Estimate {
         // What comes through a pipe can be read only once, and its size is not known.
         let files: Vec<&Input> = job.share().filter(|input| !input.is_standard_input()).collect();
         let chosen = FILES.min(files.len());
-        let mut encoder = job.encoder.worker();
-        let mut sample = Sample::default();
-        for i in 0..chosen {
-            let input = files[(2 * i + 1) * files.len() / (2 * chosen)];
-            // An input that cannot be read is reported when its turn comes, after everything before it is sealed.
-            let _ = sample.take(input, job, &mut *encoder);
-            if sample.all_seconds >= SECONDS {
-                break;
-            }
-        }
-        job.encoder.give_back(encoder);
+        let chosen: Vec<&Input> =
+            (0..chosen).map(|i| files[(2 * i + 1) * files.len() / (2 * chosen)]).collect();
+        // As many at once as there will be workers, each of which finds an encoder then that has begun to learn.
+        let threads = job.workers.clamp(1, chosen.len().max(1));
+        let share = |thread: usize| chosen.iter().copied().skip(thread).step_by(threads);
+        let sample = std::thread::scope(|scope| {
+            let running: Vec<_> =
+                (1..threads).map(|thread| scope.spawn(move || Sample::of(share(thread), job))).collect();
+            let first = Sample::of(share(0), job);
+            // One that panicked has seen nothing; the ingest will come to the same place.
+            running.into_iter().map(|thread| thread.join().unwrap_or_default()).fold(first, Sample::and)
+        });
         Ok(sample.extrapolate(&files, job))
     }
 }
@@ -88,6 +89,38 @@ struct Seen {
 }
 
 impl Sample {
+    /// The beginnings of `inputs`.
+    fn of<'a>(inputs: impl Iterator<Item = &'a Input>, job: &Job) -> Self {
+        let mut encoder = job.encoder.worker();
+        let mut sample = Sample::default();
+        for input in inputs {
+            // An input that cannot be read is reported when its turn comes, after everything before it is sealed.
+            let _ = sample.take(input, job, &mut *encoder);
+            if sample.all_seconds >= SECONDS {
+                break;
+            }
+        }
+        job.encoder.give_back(encoder);
+        sample
+    }
+
+    /// What was seen in both.
+    fn and(self, other: Self) -> Self {
+        let (a, b) = (self.seen, other.seen);
+        let least = self.seconds_a_byte.into_iter().chain(other.seconds_a_byte).reduce(f64::min);
+        Self {
+            seen: Seen {
+                input_bytes: a.input_bytes + b.input_bytes,
+                text_bytes: a.text_bytes + b.text_bytes,
+                documents: a.documents + b.documents,
+                tokens: a.tokens + b.tokens,
+                url_bytes: a.url_bytes + b.url_bytes,
+            },
+            all_seconds: self.all_seconds + other.all_seconds,
+            seconds_a_byte: least,
+        }
+    }
+
     fn take(&mut self, input: &Input, job: &Job, encoder: &mut dyn Encode) -> Result<(), Error> {
         let started = Instant::now();
         let mut source = input.open(&job.options.text_field)?;
