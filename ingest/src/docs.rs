@@ -17,9 +17,9 @@ use arrow::error::ArrowError;
 use loader::atomic::AtomicFile;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::basic::{Compression, ZstdLevel};
+use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
-use parquet::file::properties::WriterProperties;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 use twox_hash::XxHash3_128;
 
@@ -85,10 +85,20 @@ pub(crate) struct DocsWriter {
 impl DocsWriter {
     pub(crate) fn create(path: &Path) -> Result<Self, Error> {
         let mut properties = WriterProperties::builder();
-        for unique in ["url", "row", "xxh3_128"] {
-            // A dictionary of values that never come again is work for nothing.
-            properties = properties.set_column_dictionary_enabled(ColumnPath::from(unique), false);
+        for unique in ["url", "xxh3_128"].map(ColumnPath::from) {
+            // A dictionary of values that never come again is work for nothing, as are the bounds of values in no order.
+            properties = properties
+                .set_column_dictionary_enabled(unique.clone(), false)
+                .set_column_statistics_enabled(unique, EnabledStatistics::None);
         }
+        for number in ["row", "bytes", "tokens"].map(ColumnPath::from) {
+            properties = properties
+                .set_column_dictionary_enabled(number.clone(), false)
+                .set_column_encoding(number, Encoding::DELTA_BINARY_PACKED);
+        }
+        // Hashes are noise, which nothing makes smaller.
+        properties =
+            properties.set_column_compression(ColumnPath::from("xxh3_128"), Compression::UNCOMPRESSED);
         let properties = properties
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .set_created_by(crate::PROGRAM.to_owned())

@@ -53,6 +53,11 @@ impl AtomicFile {
         &self.path
     }
 
+    /// Waits until the disk has what left the buffer; [`commit`](Self::commit) has less to wait for then.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.writer.get_ref().as_file().sync_data()
+    }
+
     /// Makes the file durable and gives it its final name, replacing what stood there.
     ///
     /// # Errors

@@ -47,7 +47,6 @@ struct Prepared {
     mark: Mark,
     start: u16,
     len: u16,
-    unused: u32,
 }
 
 /// A chunk whose ids are missing among the staged ones.
@@ -159,7 +158,7 @@ impl Tables {
             let key = key(lengths, window, start, len);
             let slot = Slot::of(key);
             front.prefetch(slot);
-            *prepared = Prepared { key, slot, mark, start, len, unused: 0 };
+            *prepared = Prepared { key, slot, mark, start, len };
         }
         next
     }

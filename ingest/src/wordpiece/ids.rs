@@ -114,14 +114,14 @@ const BLOCK: usize = 32;
 const _: () = assert!((WINDOW / 2 + 1) * FIELDS < FILLED);
 
 /// An id that is put behind a value, or none: a bit above the id says that there is one.
-pub(super) type Mark = u64;
+pub(super) type Mark = u32;
 
 /// Where that bit stands.
-const MARK_AT: u32 = 32;
+const MARK_AT: u32 = 31;
 
 /// The mark that `id` is.
 pub(super) fn mark(id: u32) -> Mark {
-    u64::from(id) | 1 << MARK_AT
+    id | 1 << MARK_AT
 }
 
 /// The bytes that a mark takes: one, or none if there is no mark.
@@ -152,7 +152,7 @@ impl Fields {
         if NARROW {
             return len + u32::from(mark_len(mark));
         }
-        room[1] = (mark >> 16) as u16;
+        room[1] = (mark << 1 >> 17) as u16;
         len + 2 * u32::from(mark_len(mark))
     }
 

@@ -104,6 +104,12 @@ impl ShardWriter {
         Ok(())
     }
 
+    /// Waits until the disk has what is written so far, so that [`seal`](Self::seal) has less to wait for. If it cannot be had
+    /// there, sealing says so.
+    pub fn sync(&self) {
+        let _ = self.pieces.file.sync();
+    }
+
     /// The name that the shard will have.
     pub fn path(&self) -> &Path {
         self.pieces.file.path()
