@@ -12,6 +12,7 @@ use std::ops::Range;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::split::WINDOW;
+use super::trie::MAX_ID;
 
 /// What a string encodes to, if that fits: two words of sixteen-bit fields, the lowest first.
 pub(super) type Value = [u64; 2];
@@ -116,8 +117,10 @@ const _: () = assert!((WINDOW / 2 + 1) * FIELDS < FILLED);
 /// An id that is put behind a value, or none: a bit above the id says that there is one.
 pub(super) type Mark = u32;
 
-/// Where that bit stands.
+/// Where that bit stands: above all ids.
 const MARK_AT: u32 = 31;
+
+const _: () = assert!(MAX_ID < 1 << MARK_AT);
 
 /// The mark that `id` is.
 pub(super) fn mark(id: u32) -> Mark {
@@ -229,6 +232,6 @@ mod tests {
     #[test]
     fn lists_come_back_as_they_went_in_up_to_what_fits() {
         lists_come_back::<true>(7, 0xffff);
-        lists_come_back::<false>(3, u32::MAX);
+        lists_come_back::<false>(3, MAX_ID);
     }
 }
