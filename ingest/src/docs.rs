@@ -47,8 +47,9 @@ static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
 
 /// Tells texts apart: XXH3 of 128 bits, seed 0.
 ///
-/// It says where a text is found again, in another corpus or by another program. It protects from no forger, which on texts
-/// as short as web pages would cost 7 % of the whole ingest; the files have their BLAKE3 in the manifest for that.
+/// It says where a text is found again, in another corpus or by another program. It protects from no forger: the files have
+/// their BLAKE3 in the manifest, and one of every text costs an ingest far more
+/// (`records/2026-11-28-ingest`).
 pub fn content_hash(text: &str) -> u128 {
     XxHash3_128::oneshot(text.as_bytes())
 }
@@ -84,7 +85,9 @@ pub(crate) struct DocsWriter {
 
 impl DocsWriter {
     pub(crate) fn create(path: &Path) -> Result<Self, Error> {
-        let mut properties = WriterProperties::builder();
+        // Hashes are noise, which nothing makes smaller.
+        let mut properties = WriterProperties::builder()
+            .set_column_compression(ColumnPath::from("xxh3_128"), Compression::UNCOMPRESSED);
         for unique in ["url", "xxh3_128"].map(ColumnPath::from) {
             // A dictionary of values that never come again is work for nothing, as are the bounds of values in no order.
             properties = properties
@@ -96,9 +99,6 @@ impl DocsWriter {
                 .set_column_dictionary_enabled(number.clone(), false)
                 .set_column_encoding(number, Encoding::DELTA_BINARY_PACKED);
         }
-        // Hashes are noise, which nothing makes smaller.
-        properties =
-            properties.set_column_compression(ColumnPath::from("xxh3_128"), Compression::UNCOMPRESSED);
         let properties = properties
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .set_created_by(crate::PROGRAM.to_owned())

@@ -1,5 +1,6 @@
 //! What an ingest will come to, told before it starts from a sample of its inputs.
 
+use std::panic::resume_unwind;
 use std::time::Instant;
 
 use crate::docs::content_hash;
@@ -62,8 +63,9 @@ impl Estimate {
             let running: Vec<_> =
                 (1..threads).map(|thread| scope.spawn(move || Sample::of(share(thread), job))).collect();
             let first = Sample::of(share(0), job);
-            // One that panicked has seen nothing; the ingest will come to the same place.
-            running.into_iter().map(|thread| thread.join().unwrap_or_default()).fold(first, Sample::and)
+            let others =
+                running.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            others.fold(first, Sample::and)
         });
         Ok(sample.extrapolate(&files, job))
     }

@@ -66,10 +66,10 @@ impl Options {
 
     /// Whether a document is kept from training, by the [`content_hash`](crate::docs::content_hash) of its text: equal
     /// documents, wherever they come from, land on the same side.
-    pub fn holds_out(&self, text: u128) -> bool {
+    pub fn holds_out(&self, hash: u128) -> bool {
         // 2^64 times the share; a float this large is converted exactly, up to saturation.
         let limit = (self.held_out * 2f64.powi(64)) as u64;
-        ((text >> 64) as u64) < limit
+        ((hash >> 64) as u64) < limit
     }
 }
 

@@ -159,11 +159,14 @@ impl FullPart {
     /// Completes the files, makes them durable and gives them their names.
     pub(crate) fn seal(mut self) -> Result<PartNote, Error> {
         let Some((shard, docs)) = self.files else { return Ok(self.note) };
-        let (docs_bytes, docs_blake3) = std::thread::scope(|scope| {
-            // The disk is at work while the table is packed; without a thread it is when the shard is sealed.
-            let _ = std::thread::Builder::new().spawn_scoped(scope, || shard.sync());
-            docs.finish()
-        })?;
+        let (synced, docs) = std::thread::scope(|scope| {
+            // The disk is at work while the table is packed; where no thread can be had, when the shard is sealed.
+            let syncing = std::thread::Builder::new().spawn_scoped(scope, || shard.sync());
+            let docs = docs.finish();
+            (syncing.map_or(Ok(()), |thread| thread.join().expect("nothing there panics")), docs)
+        });
+        synced?;
+        let (docs_bytes, docs_blake3) = docs?;
         let summary = shard.seal()?;
         self.note.shard = Some(ShardEntry {
             file: tokens_file_name(self.input, self.part),

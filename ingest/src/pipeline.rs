@@ -152,6 +152,9 @@ pub fn run(job: &Job, progress: &Progress) -> Result<Outcome, Error> {
     Ok(Outcome { manifest, found_parts, was_finished: false })
 }
 
+/// Bytes of text or of input after which a worker tells how far it is.
+const TELL_BYTES: u64 = 256 << 10;
+
 /// What the workers share.
 struct Run<'a> {
     job: &'a Job,
@@ -241,9 +244,9 @@ impl Run<'_> {
         if self.job.task.is_some_and(|task| !task.owns(index)) {
             return Ok(());
         }
-        let mut counts = Counted::new(self.progress);
+        let mut tally = Tally::new(self.progress);
         if sealed.last().is_some_and(|part| part.last) {
-            counts.position(input.bytes);
+            tally.position(input.bytes);
             return Ok(());
         }
         let stamp = Stamp::of(input);
@@ -261,7 +264,7 @@ impl Run<'_> {
         for part in sealed.len() as u32.. {
             let writer = PartWriter::new(&place, part, source.rows());
             let Some((part, last)) =
-                self.one_part(&mut *source, writer, &input.path, encoder, ids, &mut counts)?
+                self.one_part(&mut *source, writer, &input.path, encoder, ids, &mut tally)?
             else {
                 return Ok(());
             };
@@ -284,7 +287,7 @@ impl Run<'_> {
         path: &Path,
         encoder: &mut dyn Encode,
         ids: &mut Ids,
-        counts: &mut Counted<'_>,
+        tally: &mut Tally<'_>,
     ) -> Result<Option<(FullPart, bool)>, Error> {
         loop {
             if self.stop.load(Ordering::Relaxed) {
@@ -292,7 +295,7 @@ impl Run<'_> {
             }
             match profile::within(Stage::Parse, || source.next_row())? {
                 None => {
-                    counts.position(source.position());
+                    tally.position(source.position());
                     return Ok(Some((part.end(source.rows(), true), true)));
                 }
                 Some(Row::Bad(bad)) => {
@@ -307,10 +310,10 @@ impl Run<'_> {
                         Error::Encode { path: path.to_owned(), line, reason }
                     })?;
                     profile::within(Stage::Write, || part.push(&document, ids.tokens()))?;
-                    counts.document(ids.tokens().len(), document.text.len());
+                    tally.document(ids.tokens().len(), document.text.len());
                 }
             }
-            counts.position(source.position());
+            tally.position(source.position());
             if part.is_full() {
                 return Ok(Some((part.end(source.rows(), false), false)));
             }
@@ -327,8 +330,8 @@ impl Run<'_> {
     }
 }
 
-/// What a worker has done of an input. Others are told now and then: each telling waits for all of the worker's memory.
-struct Counted<'a> {
+/// What a worker has done of an input and not yet told the others, which waits for all that the worker has written.
+struct Tally<'a> {
     progress: &'a Progress,
     /// The position in the input, and that last told.
     position: u64,
@@ -338,20 +341,21 @@ struct Counted<'a> {
     text_bytes: u64,
 }
 
-impl<'a> Counted<'a> {
+impl<'a> Tally<'a> {
     fn new(progress: &'a Progress) -> Self {
         Self { progress, position: 0, told: 0, documents: 0, tokens: 0, text_bytes: 0 }
-    }
-
-    fn position(&mut self, position: u64) {
-        self.position = position;
     }
 
     fn document(&mut self, tokens: usize, text_bytes: usize) {
         self.documents += 1;
         self.tokens += tokens as u64;
         self.text_bytes += text_bytes as u64;
-        if self.text_bytes > 1 << 18 {
+    }
+
+    /// Notes how far the input is read; after each row, whatever became of it.
+    fn position(&mut self, position: u64) {
+        self.position = position;
+        if self.text_bytes.max(position - self.told) >= TELL_BYTES {
             self.tell();
         }
     }
@@ -368,7 +372,7 @@ impl<'a> Counted<'a> {
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for Tally<'_> {
     fn drop(&mut self) {
         self.tell();
     }

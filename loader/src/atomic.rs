@@ -53,9 +53,10 @@ impl AtomicFile {
         &self.path
     }
 
-    /// Waits until the disk has what left the buffer; [`commit`](Self::commit) has less to wait for then.
-    pub(crate) fn sync(&self) -> io::Result<()> {
-        self.writer.get_ref().as_file().sync_data()
+    /// Waits until the disk has what left the buffer; [`commit`](Self::commit) has less to wait for then, and does not see an
+    /// error again that was told here.
+    pub(crate) fn sync(&self) -> Result<(), Error> {
+        self.writer.get_ref().as_file().sync_data().map_err(|source| Error::write(&self.path, 0, source))
     }
 
     /// Makes the file durable and gives it its final name, replacing what stood there.

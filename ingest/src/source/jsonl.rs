@@ -122,7 +122,7 @@ impl<R: Unpacked> JsonLines<R> {
 }
 
 /// The place of the first byte below 0x20.
-fn first_control(bytes: &[u8]) -> Option<usize> {
+pub(super) fn first_control(bytes: &[u8]) -> Option<usize> {
     // The least of many bytes takes a few instructions.
     let least = |block: &[u8; 128]| block.iter().fold(u8::MAX, |least, &byte| least.min(byte));
     let (blocks, rest) = bytes.as_chunks();

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use super::Document;
+use super::jsonl::first_control;
 
 mod flat;
 
@@ -26,7 +27,7 @@ pub fn parse<'a>(
     row: u64,
     text_field: &str,
 ) -> Result<Document<'a>, String> {
-    parse_seen(line, true, unescaped, row, text_field)
+    parse_seen(line, first_control(line).is_some(), unescaped, row, text_field)
 }
 
 /// The same of a line that was looked at before: whether it may have control characters.
@@ -339,7 +340,8 @@ mod tests {
         #[test]
         fn flat_lines_mean_what_serde_json_says(line in line()) {
             let mut unescaped = String::new();
-            if let Some(fields) = flat::parse(&line, true, &mut unescaped, "text") {
+            let control = first_control(line.as_bytes()).is_some();
+            if let Some(fields) = flat::parse(&line, control, &mut unescaped, "text") {
                 prop_assert_eq!(fields, general(&line, "text").unwrap());
             }
         }

@@ -155,7 +155,7 @@ impl Fields {
         if NARROW {
             return len + u32::from(mark_len(mark));
         }
-        room[1] = (mark << 1 >> 17) as u16;
+        room[1] = ((mark & !(1 << MARK_AT)) >> 16) as u16;
         len + 2 * u32::from(mark_len(mark))
     }
 

@@ -20,7 +20,7 @@ pub(crate) const UNCASED_RULES: Rules = (true, true, None, true);
 pub(crate) const CASED_RULES: Rules = (true, true, None, false);
 
 /// Every switch in both positions, with the combinations people use first.
-pub(crate) const ALL_RULES: [Rules; 9] = [
+const ALL_RULES: [Rules; 9] = [
     UNCASED_RULES,
     CASED_RULES,
     (true, true, Some(false), true),
@@ -68,7 +68,6 @@ impl Pair {
     #[track_caller]
     pub(crate) fn check(&mut self, text: &str) {
         let expected = self.oracle.encode(text, false).expect("the oracle encodes everything");
-        let mut narrow = vec![7u16];
         for pass in ["first", "second"] {
             let mut ids = vec![7];
             self.fast.encode(text, &mut ids);
@@ -82,6 +81,7 @@ impl Pair {
                 );
             }
         }
+        let mut narrow = vec![7];
         assert_eq!(self.fast.encode_narrow(text, &mut narrow).is_some(), self.narrow, "{}", self.name);
         if self.narrow {
             let ids: Vec<u32> = narrow.into_iter().map(u32::from).collect();
@@ -90,27 +90,27 @@ impl Pair {
     }
 }
 
-/// A vocabulary in which few characters are unknown, so that every change of a character shows in the ids: all of
-/// the first two planes and the ideographs compatibility characters decompose to, as words and as continuations.
-/// Has more than 65,536 ids.
-pub(crate) fn alphabet() -> Value {
+/// The bundled definition with more tokens.
+fn with_tokens(tokens: impl Iterator<Item = String>) -> Value {
     let mut definition = UNCASED.clone();
     let vocab = definition["model"]["vocab"].as_object_mut().expect("an object");
-    for code in (0x20..0x20000).chain(0x2f800..0x2fa20) {
-        if let Some(c) = char::from_u32(code) {
-            for token in [c.to_string(), format!("##{c}")] {
-                let next = vocab.len();
-                vocab.entry(token).or_insert(json!(next));
-            }
-        }
+    for token in tokens {
+        let next = vocab.len();
+        vocab.entry(token).or_insert(json!(next));
     }
     definition
 }
 
+/// A vocabulary in which few characters are unknown, so that every change of a character shows in the ids: all of
+/// the first two planes and the ideographs compatibility characters decompose to, as words and as continuations.
+/// Has more than 65,536 ids.
+pub(crate) fn alphabet() -> Value {
+    let characters = (0x20..0x20000).chain(0x2f800..0x2fa20).filter_map(char::from_u32);
+    with_tokens(characters.flat_map(|c| [c.to_string(), format!("##{c}")]))
+}
+
 /// A small vocabulary of single characters of every script the strategies draw from, and of some pairs.
-pub(crate) fn letters() -> Value {
-    let mut definition = UNCASED.clone();
-    let vocab = definition["model"]["vocab"].as_object_mut().expect("an object");
+fn letters() -> Value {
     let ranges = [
         0x21..0x600,
         0x900..0x980,
@@ -120,13 +120,10 @@ pub(crate) fn letters() -> Value {
         0x3040..0x3100,
         0x4e00..0x4f00,
     ];
-    for c in ranges.into_iter().flatten().filter_map(char::from_u32) {
-        for token in [c.to_string(), format!("##{c}"), format!("{c}{c}"), format!("##{c}a")] {
-            let next = vocab.len();
-            vocab.entry(token).or_insert(json!(next));
-        }
-    }
-    definition
+    let characters = ranges.into_iter().flatten().filter_map(char::from_u32);
+    with_tokens(
+        characters.flat_map(|c| [c.to_string(), format!("##{c}"), format!("{c}{c}"), format!("##{c}a")]),
+    )
 }
 
 /// A definition that is quick to read: only the short tokens of the bundled one.
@@ -139,7 +136,7 @@ pub(crate) fn small() -> Value {
 
 /// The property tests' pairs, one set for all threads: the real vocabulary under the two usual rules, and one in
 /// which accents and case show under all of them.
-pub(crate) static PAIRS: LazyLock<Mutex<Vec<Pair>>> = LazyLock::new(|| {
+static PAIRS: LazyLock<Mutex<Vec<Pair>>> = LazyLock::new(|| {
     let bundled = [UNCASED_RULES, CASED_RULES].map(|rules| Pair::new("bundled", &UNCASED, rules));
     let letters = letters();
     let letters = ALL_RULES.map(|rules| Pair::new("letters", &letters, rules));

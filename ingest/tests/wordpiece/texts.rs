@@ -8,24 +8,24 @@ use proptest::sample::{Index, select};
 use crate::pair::UNCASED;
 
 /// Words of the vocabulary, without the continuation sign.
-pub(crate) static WORDS: LazyLock<Vec<String>> = LazyLock::new(|| {
+static WORDS: LazyLock<Vec<String>> = LazyLock::new(|| {
     let vocab = UNCASED["model"]["vocab"].as_object().expect("an object");
     vocab.keys().map(|token| token.trim_start_matches("##").to_owned()).collect()
 });
 
-pub(crate) fn vocabulary_word() -> impl Strategy<Value = String> {
+fn vocabulary_word() -> impl Strategy<Value = String> {
     any::<Index>().prop_map(|index| index.get(&WORDS).clone())
 }
 
-pub(crate) fn scalar_in(from: u32, to: u32) -> impl Strategy<Value = String> {
+fn scalar_in(from: u32, to: u32) -> impl Strategy<Value = String> {
     (from..=to).prop_map(|code| char::from_u32(code).unwrap_or('\u{fffd}').to_string())
 }
 
-pub(crate) fn one_of(characters: &'static str) -> impl Strategy<Value = String> {
+fn one_of(characters: &'static str) -> impl Strategy<Value = String> {
     select(characters.chars().collect::<Vec<_>>()).prop_map(String::from)
 }
 
-pub(crate) fn repeated(
+fn repeated(
     unit: impl Strategy<Value = String>,
     times: std::ops::Range<usize>,
 ) -> impl Strategy<Value = String> {
@@ -33,7 +33,7 @@ pub(crate) fn repeated(
 }
 
 /// A short stretch of text of one kind.
-pub(crate) fn fragment() -> impl Strategy<Value = String> {
+fn fragment() -> impl Strategy<Value = String> {
     let plane = (0u32..=16).prop_flat_map(|plane| scalar_in(plane << 16, plane << 16 | 0xffff));
     let base = prop_oneof!["[a-zA-Z]", one_of("éÅǅſßıİΣσςѝИйกकख葛한글あ\u{1d15e}\u{fb1d}")];
     let marks = repeated(

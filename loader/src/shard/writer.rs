@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 use blake3::hazmat::ChainingValue;
 use zerocopy::IntoBytes;
 
-use super::BLOCK_BYTES;
-use super::Tokens;
 use super::hash::{self, PIECE_BYTES};
 use super::header::{Counts, HEADER_BYTES, Header, Layout};
+use super::{BLOCK_BYTES, Tokens};
 use crate::atomic::AtomicFile;
 use crate::error::Error;
 
@@ -104,10 +103,12 @@ impl ShardWriter {
         Ok(())
     }
 
-    /// Waits until the disk has what is written so far, so that [`seal`](Self::seal) has less to wait for. If it cannot be had
-    /// there, sealing says so.
-    pub fn sync(&self) {
-        let _ = self.pieces.file.sync();
+    /// Waits until the disk has what is written so far, so that [`seal`](Self::seal) has less to wait for.
+    ///
+    /// # Errors
+    /// An error of writing. The system tells it once, so [`seal`](Self::seal) would not see it again.
+    pub fn sync(&self) -> Result<(), Error> {
+        self.pieces.file.sync()
     }
 
     /// The name that the shard will have.
