@@ -5,7 +5,11 @@ use std::fs;
 use std::path::Path;
 
 use loader::shard::{SpecialTokens, TokenizerInfo};
-use tokenizers::{Model, Tokenizer};
+use tokenizers::models::wordpiece::WordPiece;
+use tokenizers::{
+    DecoderWrapper, Model, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer,
+    TokenizerImpl,
+};
 
 use crate::encoder::{Encoder, EncoderChoice};
 use crate::error::Error;
@@ -58,7 +62,7 @@ impl TokenizerFile {
         // Documents are spread over our own threads.
         tokenizers::utils::parallelism::set_parallelism(false);
         let refused = |reason: String| Error::Tokenizer { name: name.clone(), reason };
-        let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(|error| refused(error.to_string()))?;
+        let mut tokenizer = load(&bytes).map_err(|error| refused(error.to_string()))?;
         // What a file says of lengths is meant for samples; whole documents are stored.
         tokenizer.with_truncation(None).map_err(|error| refused(error.to_string()))?;
         tokenizer.with_padding(None);
@@ -126,6 +130,22 @@ impl TokenizerFile {
     pub fn decode(&self, ids: &[u32]) -> Result<String, Error> {
         let decoded = self.tokenizer.decode(ids, false);
         decoded.map_err(|error| Error::Tokenizer { name: self.name.clone(), reason: error.to_string() })
+    }
+}
+
+/// A tokenizer whose model is known to be WordPiece.
+type WordPieceTokenizer =
+    TokenizerImpl<WordPiece, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
+
+/// The tokenizer in the bytes of a `tokenizer.json`.
+///
+/// To find out which of its models a file has, the `tokenizers` crate builds a tree of all of it first, which takes five times
+/// as long as reading a WordPiece vocabulary. So that is tried first; for any other file its own way decides, and words the
+/// error.
+pub(crate) fn load(json: &[u8]) -> tokenizers::Result<Tokenizer> {
+    match serde_json::from_slice::<WordPieceTokenizer>(json) {
+        Ok(tokenizer) => Ok(tokenizer.into()),
+        Err(_) => Tokenizer::from_bytes(json),
     }
 }
 

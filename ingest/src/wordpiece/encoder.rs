@@ -26,7 +26,7 @@ use super::ids::{Id, is_miss, pack};
 use super::pieces::Pieces;
 use super::plain::Plain;
 use super::split::{WINDOW, is_separator};
-use crate::tokenizer::tokens;
+use crate::tokenizer::{load, tokens};
 
 /// Encodes text exactly as the `tokenizers` crate does, for definitions made of BertNormalizer, BertPreTokenizer and
 /// WordPiece. One per worker: encoding writes to its caches.
@@ -68,8 +68,7 @@ impl FastEncoder {
     ///
     /// [`Unsupported`] says which part of the definition this encoder does not handle.
     pub fn from_tokenizer_json(json: &[u8]) -> Result<FastEncoder, Unsupported> {
-        let tokenizer =
-            Tokenizer::from_bytes(json).map_err(|error| Unsupported::Unreadable(error.to_string()))?;
+        let tokenizer = load(json).map_err(|error| Unsupported::Unreadable(error.to_string()))?;
         FastEncoder::from_tokenizer(&tokenizer)
     }
 

@@ -62,7 +62,7 @@ impl Free {
 
     /// The first base that is free and under which all `labels` are.
     fn base_for(&self, labels: &[u8]) -> Option<usize> {
-        (0..4).find_map(|word| {
+        (0..4).filter(|&word| self.bases[word] != 0).find_map(|word| {
             // Bit `i` of the slots of label `l` for the bases of this word is bit `i ^ l` of the slots.
             let slots = |label: u8| exchanged(self.slots[word ^ usize::from(label / 64)], label % 64);
             let bases = labels.iter().fold(self.bases[word], |bases, &label| bases & slots(label));
@@ -120,18 +120,16 @@ impl Trie {
 
     /// Places the children of `parent`, whose strings are `sorted` and share their first `depth` bytes.
     fn children_of(&mut self, parent: usize, sorted: &[(&[u8], u32)], depth: usize) {
+        match *sorted {
+            [] => return,
+            // As most are.
+            [(string, id)] => return self.only_child(parent, &string[depth..], id),
+            _ => {}
+        }
         let groups = || sorted.chunk_by(|a, b| a.0[depth] == b.0[depth]);
         let mut labels = [0; 256];
         let count = groups().zip(&mut labels).map(|(group, label)| *label = group[0].0[depth]).count();
-        let labels = &labels[..count];
-        if labels.is_empty() {
-            return;
-        }
-        let base = self.free_base(labels);
-        self.nodes[parent] |= (base as u64) << 8;
-        let free = &mut self.free[base / 256];
-        free.use_base(base % 256);
-        labels.iter().for_each(|&label| free.occupy((base % 256) ^ usize::from(label)));
+        let base = self.base_under(parent, &labels[..count]);
         for group in groups() {
             let byte = group[0].0[depth];
             let node = base ^ usize::from(byte);
@@ -143,6 +141,26 @@ impl Trie {
             self.nodes[node] = u64::from(byte) | id << 36;
             self.children_of(node, rest, depth + 1);
         }
+    }
+
+    /// Places the only string below `parent`, of which `rest` is left.
+    fn only_child(&mut self, parent: usize, rest: &[u8], id: u32) {
+        let mut node = parent;
+        for &byte in rest {
+            node = self.base_under(node, &[byte]) ^ usize::from(byte);
+            self.nodes[node] = u64::from(byte);
+        }
+        self.nodes[node] |= (u64::from(id) + 1) << 36;
+    }
+
+    /// Takes a base for the children of `parent` with these `labels`, and their slots.
+    fn base_under(&mut self, parent: usize, labels: &[u8]) -> usize {
+        let base = self.free_base(labels);
+        self.nodes[parent] |= (base as u64) << 8;
+        let free = &mut self.free[base / 256];
+        free.use_base(base % 256);
+        labels.iter().for_each(|&label| free.occupy((base % 256) ^ usize::from(label)));
+        base
     }
 
     /// Opens a new block; returns its first slot.
