@@ -1,8 +1,8 @@
 // Cross-entropy of the masked tokens over the vocabulary, with the gradient written over the logits.
 //
 // logits [rows, V] bf16, labels [rows]. Per row: loss = log(sum_v exp(logit_v)) - logit_label, correct = whether the
-// label has the largest logit; then logits become scale * (softmax - one_hot(label)). One block a row, the whole row in
-// registers: the matrix is read once and written once.
+// label is the first with the largest logit, as argmax would have it (in bf16 several have it often); then logits become
+// scale * (softmax - one_hot(label)). One block a row, the whole row in registers: the matrix is read once and written once.
 #include "device.cuh"
 
 struct CrossEntropy {
@@ -61,9 +61,25 @@ template <int THREADS> DEVICE void cross_entropy(const CrossEntropy& a, float* s
     for (int e = 0; e < 8; e++) sum += exp2_fast(x[e] * LOG2_E - offset);
   }
   sum = block_reduce<THREADS, false>(sum, shared + 32);
+  bool correct = label_logit == largest;
+  if (correct) {  // of all threads alike
+    float earlier = 0.f;
+#pragma unroll
+    for (int v = 0; v < LOGIT_VECTORS; v++) {
+      const int column = (v * THREADS + (int)threadIdx.x) * 8;
+      if (column >= a.columns) continue;
+      float x[8];
+      unpack8(x, bits[v]);
+#pragma unroll
+      for (int e = 0; e < 8; e++)
+        if (x[e] == largest && column + e < label) earlier = 1.f;
+    }
+    // All have read what the first reduction left there: the second has a barrier.
+    correct = block_reduce<THREADS, true>(earlier, shared) == 0.f;
+  }
   if (threadIdx.x == 0) {
     a.loss[row] = largest + log2_fast(sum) * (1.f / LOG2_E) - label_logit;
-    a.correct[row] = label_logit == largest;
+    a.correct[row] = correct;
   }
   if (!a.gradient) return;
   const float factor = a.scale * reciprocal_fast(sum);

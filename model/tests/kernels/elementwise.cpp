@@ -215,24 +215,29 @@ static void test_table_gradient(int rows, int skipped) {
 }
 
 static void test_cross_entropy(int columns, int threads, void (*kernel)(CrossEntropy)) {
-  const int rows = 3;
+  const int rows = 5;
   const float scale = 0.125f;
-  Half logits = normal_half((size_t)rows * columns, 3.0), before = logits;
+  Half logits = normal_half((size_t)rows * columns, 3.0);
   std::vector<long long> labels(rows);
-  for (int r = 0; r < rows; r++) labels[r] = (long long)(check::random() % columns);
-  logits[columns + labels[1]] = before[columns + labels[1]] = to_bf16(30);  // one that is right
+  for (int r = 0; r < rows; r++) labels[r] = (long long)(1 + check::random() % (columns - 2));
+  // Rows 1 and 2 are right, the second with another of the same score behind the label; row 3 has one before it.
+  for (int r = 1; r < 4; r++) logits[r * columns + labels[r]] = to_bf16(30);
+  logits[2 * columns + columns - 1] = logits[3 * columns] = to_bf16(30);
+  const Half before = logits;
   Single loss = unwritten_single(rows);
   std::vector<int> correct(rows, -1);
   emulator::launch({rows, 1, 1}, threads, 4 * 64, [&] { kernel({logits.data(), labels.data(), loss.data(), correct.data(), columns, 1, scale}); });
   Error losses, gradient;
-  bool right = true;
+  bool right = correct[1] == 1 && correct[2] == 1 && correct[3] == 0;
   for (int r = 0; r < rows; r++) {
     double largest = -INFINITY, sum = 0;
+    const auto row = before.begin() + (size_t)r * columns;
+    const auto first = std::max_element(row, row + columns, [](auto a, auto b) { return value(a) < value(b); }) - row;
     for (int c = 0; c < columns; c++) largest = std::max(largest, value(before[(size_t)r * columns + c]));
     for (int c = 0; c < columns; c++) sum += std::exp(value(before[(size_t)r * columns + c]) - largest);
     const double at_label = value(before[(size_t)r * columns + labels[r]]);
     losses.add(loss[r], largest + std::log(sum) - at_label);
-    right = right && correct[r] == (at_label == largest);
+    right = right && correct[r] == (first == labels[r]);
     for (int c = 0; c < columns; c++)
       gradient.add(value(logits[(size_t)r * columns + c]), scale * (std::exp(value(before[(size_t)r * columns + c]) - largest) / sum - (c == labels[r])));
   }
