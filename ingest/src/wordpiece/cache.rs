@@ -34,6 +34,14 @@ const SETS: usize = 1 << 19;
 /// Of so many insertions into full sets, one replaces the first entry.
 const PROMOTE_EVERY: u32 = 4;
 
+/// The length in the key of a string that is too long for one.
+pub(super) const NO_LENGTH: i8 = 0x7f;
+
+/// What the words of a key are mixed with before they are hashed: bits in no order.
+pub(super) const HASH_LOW: u64 = 0x9e37_79b9_7f4a_7c15;
+/// As [`HASH_LOW`].
+pub(super) const HASH_HIGH: u64 = 0xd6e8_feb8_6659_fd93;
+
 /// A string of 1 to [`MAX_KEY`] bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
@@ -42,19 +50,17 @@ pub(super) struct Key {
     high: u64,
 }
 
-/// What makes a key of a sixteen-byte load: the bits to keep, and the length in the top byte. For a string that is too long
-/// nothing is kept.
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
-#[repr(C)]
-pub(super) struct Length {
+/// What makes a key of a sixteen-byte load: the bits to keep, and the length in the top byte.
+#[derive(Clone, Copy)]
+#[repr(align(32))]
+struct Length {
     keep: [u64; 2],
     top: u64,
-    unused: u64,
 }
 
 /// By the length of the string.
-pub(super) const LENGTHS: [Length; MAX_KEY + 1] = {
-    let mut lengths = [Length { keep: [0; 2], top: 0, unused: 0 }; MAX_KEY + 1];
+static LENGTHS: [Length; MAX_KEY + 1] = {
+    let mut lengths = [Length { keep: [0; 2], top: 0 }; MAX_KEY + 1];
     let mut len = 1;
     while len <= MAX_KEY {
         let mask = (1u128 << (8 * len)) - 1;
@@ -70,22 +76,35 @@ impl Key {
     const EMPTY: Key = Key { low: 0, high: 0 };
 
     /// A key that no string has and no entry holds.
-    pub(super) const NONE: Key = Key { low: 0, high: 0x7f << 56 };
+    pub(super) const NONE: Key = Key { low: 0, high: (NO_LENGTH as u64) << 56 };
 
-    /// The key of the first bytes of sixteen loaded ones.
+    /// The key of the first `len` of sixteen loaded bytes; none for a string that is too long.
     #[inline(always)]
-    pub(super) fn from_load(load: &[u8; 16], length: &Length) -> Key {
+    pub(super) fn of(load: &[u8; 16], len: u16) -> Key {
+        let Some(length) = LENGTHS.get(usize::from(len)) else { return Key::NONE };
         let load = u128::from_le_bytes(*load);
         let [low, high] = length.keep;
         Key { low: load as u64 & low, high: (load >> 64) as u64 & high | length.top }
     }
 
-    /// Multiply and fold, as in wyhash: one multiplication mixes both halves.
+    /// The key of two words.
     #[inline(always)]
-    fn hash(self) -> u64 {
-        let product =
-            u128::from(self.low ^ 0x9e37_79b9_7f4a_7c15) * u128::from(self.high ^ 0xd6e8_feb8_6659_fd93);
-        (product >> 64) as u64 ^ product as u64
+    pub(super) const fn of_words(low: u64, high: u64) -> Key {
+        Key { low, high }
+    }
+
+    /// The low and the high one.
+    #[inline(always)]
+    pub(super) const fn words(self) -> (u64, u64) {
+        (self.low, self.high)
+    }
+
+    /// Multiply and fold, as in wyhash, but the halves of each word with one another: vectors have no wider product.
+    #[inline(always)]
+    fn hash(self) -> u32 {
+        let half = |word: u64| (word & u64::from(u32::MAX)) * (word >> 32);
+        let mixed = half(self.low ^ HASH_LOW) ^ half(self.high ^ HASH_HIGH);
+        (mixed ^ mixed >> 32) as u32
     }
 
     /// Zero for equal keys.
@@ -104,9 +123,13 @@ struct Set {
 }
 
 /// Where a key belongs: its set in the cache in the low bits, its entry in the front in the high ones.
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(transparent)]
-pub(super) struct Slot(u64);
+pub(super) struct Slot(u32);
+
+const _: () = assert!(SETS <= 1 << 32 && FRONT == 1 << (32 - FRONT_SHIFT));
+/// Bits of a slot below those of its entry in the front.
+const FRONT_SHIFT: u32 = 18;
 
 impl Slot {
     /// Where `key` belongs.
@@ -122,7 +145,7 @@ impl Slot {
 
     #[inline(always)]
     fn front(self) -> usize {
-        (self.0 >> 40) as usize % FRONT
+        (self.0 >> FRONT_SHIFT) as usize
     }
 }
 
@@ -255,14 +278,14 @@ mod tests {
     fn key(bytes: &[u8]) -> Key {
         let mut load = [b'x'; 16];
         load[..bytes.len()].copy_from_slice(bytes);
-        Key::from_load(&load, &LENGTHS[bytes.len()])
+        Key::of(&load, bytes.len() as u16)
     }
 
     #[test]
     fn strings_that_differ_in_length_or_in_bytes_behind_the_end_have_their_own_keys() {
         assert_ne!(key(b"a"), key(b"a\0"));
         assert_ne!(key(b"\0"), Key::EMPTY);
-        assert_eq!(Key::from_load(b"abcdefghijklmnop", &LENGTHS[3]), key(b"abc"));
+        assert_eq!(Key::of(b"abcdefghijklmnop", 3), key(b"abc"));
         assert_eq!(key(b""), Key::EMPTY);
     }
 

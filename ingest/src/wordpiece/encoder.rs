@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use tokenizers::Tokenizer;
 
+use super::batch::Chunk;
 use super::cache::{Cache, Key, Slot};
 use super::definition::{Definition, Unsupported};
 use super::gather::{Gathered, Gatherer, Tables};
@@ -159,18 +160,18 @@ impl Known {
             len = tables.emitted.push::<NARROW>(len, &value);
             if is_miss(&value) {
                 let Known { definition, cache, word, .. } = self;
-                let key = tables.key(gap.start, gap.len);
+                let Chunk { slot, start, len: bytes } = gap.chunk;
+                let key = tables.key(start, bytes);
                 // It may have come along for the first time a moment ago.
-                let known = cache.sets().get(gap.slot, key);
+                let known = cache.sets().get(slot, key);
                 if !is_miss(&known) {
                     len = tables.emitted.push::<NARROW>(len, &known);
                     continue;
                 }
                 let mut plain = Plain { definition, cache, tables, ids: word };
-                len = plain.push::<NARROW>(gap, key, len).unwrap_or_else(|| {
-                    let start = usize::from(gap.start);
-                    let chunk = &text[start..start + usize::from(gap.len)];
-                    tables.emitted.push_ids::<NARROW>(len, self.encode::<NARROW>(chunk, gap.slot, key))
+                len = plain.push::<NARROW>(gap.chunk, key, len).unwrap_or_else(|| {
+                    let chunk = &text[usize::from(start)..usize::from(start) + usize::from(bytes)];
+                    tables.emitted.push_ids::<NARROW>(len, self.encode::<NARROW>(chunk, slot, key))
                 });
             }
         }

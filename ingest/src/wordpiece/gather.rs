@@ -7,12 +7,10 @@
 use memmap2::MmapMut;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::cache::{Front, Key, LENGTHS, Length, MAX_KEY, Sets, Slot};
-use super::ids::{Fields, Mark, Value, is_miss, mark_len};
+use super::batch::{BATCH, Batch, Chunk};
+use super::cache::{Front, Key, Sets};
+use super::ids::{Fields, Mark, Value, is_miss};
 use super::split::Window;
-
-/// Chunks given their keys, then looked up, then asked for in the cache where they are not in front, together.
-const BATCH: usize = 64;
 
 /// As many gaps as sixteen bits count, so that no place has to be checked; a window has fewer chunks. Those that are never
 /// written take no memory.
@@ -23,10 +21,9 @@ const GAPS: usize = 1 << 16;
 #[repr(C, align(64))]
 pub(super) struct Tables {
     pub(super) front: Front,
-    lengths: [Length; MAX_KEY + 1],
     /// What may be cut off the end of a chunk, by its byte.
     marks: [Mark; 256],
-    prepared: [Prepared; BATCH],
+    batch: Batch,
     pub(super) window: Window,
     /// Ids of the window's chunks that are in front.
     pub(super) staged: Fields,
@@ -38,29 +35,15 @@ pub(super) struct Tables {
     pub(super) emitted: Fields,
 }
 
-/// A chunk with its key.
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
-#[repr(C)]
-struct Prepared {
-    key: Key,
-    slot: Slot,
-    mark: Mark,
-    start: u16,
-    len: u16,
-}
-
 /// A chunk whose ids are missing among the staged ones.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub(super) struct Gap {
-    /// Where its key belongs.
-    pub(super) slot: Slot,
-    /// Where it starts in the window.
-    pub(super) start: u16,
-    /// Its bytes, without a punctuation mark cut off its end.
-    pub(super) len: u16,
+    pub(super) chunk: Chunk,
     /// The fields staged before it.
     pub(super) staged: u32,
+    /// Up to a whole number of chunks.
+    unused: u32,
 }
 
 /// What was gathered of a window.
@@ -87,7 +70,7 @@ impl Gatherer {
         let _ = memory.advise(memmap2::Advice::HugePage);
         let mut gatherer = Gatherer(memory);
         let tables = gatherer.tables();
-        (tables.marks, tables.lengths) = (*marks, LENGTHS);
+        tables.marks = *marks;
         gatherer
     }
 
@@ -97,26 +80,18 @@ impl Gatherer {
     }
 }
 
-#[inline(always)]
-fn key(lengths: &[Length; MAX_KEY + 1], window: &Window, start: u16, len: u16) -> Key {
-    match lengths.get(usize::from(len)) {
-        Some(length) => Key::from_load(window.load(start), length),
-        None => Key::NONE,
-    }
-}
-
 impl Tables {
     /// The key of the chunk of `len` bytes that starts at `start` of the window.
     #[inline(always)]
     pub(super) fn key(&self, start: u16, len: u16) -> Key {
-        key(&self.lengths, &self.window, start, len)
+        Key::of(self.window.load(start), len)
     }
 
     /// Looks for the chunks that were not in front in their sets.
     #[inline(never)]
     pub(super) fn look_up_gaps(&mut self, gathered: Gathered, sets: Sets<'_>) {
         for at in 0..gathered.gaps as u16 {
-            let Gap { slot, start, len, .. } = self.gaps[usize::from(at)];
+            let Chunk { slot, start, len } = self.gaps[usize::from(at)].chunk;
             let key = self.key(start, len);
             let value = sets.get(slot, key);
             self.values[usize::from(at)] = value;
@@ -137,39 +112,32 @@ impl Tables {
             self.look_up::<NARROW>(count, &mut gathered);
             done += count;
             // While memory brings the sets more is gathered.
-            self.gaps[before as usize..gathered.gaps as usize].iter().for_each(|gap| sets.prefetch(gap.slot));
+            self.gaps[before as usize..gathered.gaps as usize]
+                .iter()
+                .for_each(|gap| sets.prefetch(gap.chunk.slot));
         }
         gathered
     }
 
     /// Gives the `count` chunks from the window's end `first` on their keys and asks for their entries in front. The first begins
     /// at `start`; returns where the one behind the last does.
-    ///
-    /// An empty chunk, between two separators or before a mark that stands alone, is the empty string, which is known.
     #[inline(always)]
     fn prepare(&mut self, first: usize, count: usize, start: u32) -> u32 {
-        let Tables { front, lengths, marks, window, prepared, .. } = self;
-        let mut next = start;
-        for (&end, prepared) in window.ends()[first..][..count].iter().zip(prepared) {
-            let start = next as u16;
-            next = u32::from(end) + 1;
-            let mark = marks[usize::from(window.byte_before(end))];
-            let len = end.wrapping_sub(start).wrapping_sub(mark_len(mark));
-            let key = key(lengths, window, start, len);
-            let slot = Slot::of(key);
-            front.prefetch(slot);
-            *prepared = Prepared { key, slot, mark, start, len };
-        }
-        next
+        let Tables { front, marks, window, batch, .. } = self;
+        let ends: &[u16; BATCH] = window.ends_from(first);
+        batch.fill(window, ends, count, start as u16, marks);
+        batch.iter(count).for_each(|(chunk, ..)| front.prefetch(chunk.slot));
+        u32::from(ends[count - 1]) + 1
     }
 
     /// Looks up the first `count` of the prepared chunks.
     #[inline(always)]
     fn look_up<const NARROW: bool>(&mut self, count: usize, gathered: &mut Gathered) {
-        let Tables { front, prepared, gaps, staged, .. } = self;
-        for &Prepared { key, slot, mark, start, len, .. } in &prepared[..count] {
-            let value = front.get(slot, key);
-            gaps[usize::from(gathered.gaps as u16)] = Gap { slot, start, len, staged: gathered.staged };
+        let Tables { front, batch, gaps, staged, .. } = self;
+        for (chunk, key, mark) in batch.iter(count) {
+            let value = front.get(chunk.slot, key);
+            let gap = &mut gaps[usize::from(gathered.gaps as u16)];
+            (gap.chunk, gap.staged) = (chunk, gathered.staged);
             gathered.gaps += u32::from(is_miss(&value));
             let filled = staged.push::<NARROW>(gathered.staged, &value);
             gathered.staged = staged.push_mark::<NARROW>(filled, mark);

@@ -5,9 +5,10 @@
 //! itself, so as a raw chunk it encodes to the same ids. No added token can be found in such a chunk
 //! ([`Definition::plain`](super::definition::Definition::plain)).
 
+use super::batch::Chunk;
 use super::cache::{Cache, Key, MAX_KEY, Slot};
 use super::definition::Definition;
-use super::gather::{Gap, Tables};
+use super::gather::Tables;
 use super::ids::{is_miss, pack};
 use super::split::places;
 
@@ -24,12 +25,12 @@ pub(super) struct Plain<'a> {
 }
 
 impl Plain<'_> {
-    /// Puts the ids of the chunk of `gap`, whose key is `key`, behind the first `len` emitted fields, and the chunk into the cache
+    /// Puts the ids of `chunk`, whose key is `key`, behind the first `len` emitted fields, and the chunk into the cache
     /// if it fits. Returns how many fields there are then, or nothing if the chunk is not plain.
     #[inline(never)]
-    pub(super) fn push<const NARROW: bool>(&mut self, gap: Gap, key: Key, len: u32) -> Option<u32> {
-        let Gap { slot, start, .. } = gap;
-        let bytes = usize::from(gap.len);
+    pub(super) fn push<const NARROW: bool>(&mut self, chunk: Chunk, key: Key, len: u32) -> Option<u32> {
+        let Chunk { slot, start, len: bytes } = chunk;
+        let bytes = usize::from(bytes);
         if bytes > MAX_BYTES || !self.definition.plain {
             return None;
         }

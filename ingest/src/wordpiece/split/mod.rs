@@ -23,6 +23,8 @@ mod avx2;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::processor::{self, Work};
+
 /// Bytes looked at in one step.
 const BLOCK: usize = 64;
 
@@ -72,10 +74,7 @@ impl Window {
         let (bytes, masks) = (&mut self.bytes[1..], &mut self.masks);
         look_at(blocks, case, &mut bytes[..whole], &mut masks[..whole]);
         look_at(&[last], case, &mut bytes[whole..=whole], &mut masks[whole..=whole]);
-        let mut count = 0;
-        for block in 0..=whole {
-            count = self.note(count, block * BLOCK, self.masks[block]);
-        }
+        let mut count = processor::run(NoteAll { window: self, blocks: whole + 1 });
         if ends {
             self.ends[count] = text.len() as u16;
             count += 1;
@@ -108,6 +107,12 @@ impl Window {
         &self.ends[..(self.count as usize).min(WINDOW + 1)]
     }
 
+    /// As many of the places where chunks end as asked for, from the `first` on; those behind the last are noise.
+    #[inline(always)]
+    pub(super) fn ends_from<const MANY: usize>(&self, first: usize) -> &[u16; MANY] {
+        self.ends[first..].first_chunk().expect("there is a block more")
+    }
+
     /// The bytes from `at` on, which lies within the text.
     #[inline(always)]
     pub(super) fn load<const MANY: usize>(&self, at: u16) -> &[u8; MANY] {
@@ -115,10 +120,37 @@ impl Window {
         self.bytes.as_flattened()[BLOCK + usize::from(at)..].first_chunk().expect("there is a block more")
     }
 
+    /// The bytes behind the one at `at`, which lies within the text.
+    #[inline(always)]
+    pub(super) fn load_behind<const MANY: usize>(&self, at: u16) -> &[u8; MANY] {
+        const { assert!(MANY < LOAD) };
+        self.bytes.as_flattened()[BLOCK + 1 + usize::from(at)..].first_chunk().expect("there is a block more")
+    }
+
     /// The byte before `at`, which lies within the text or ends it; zero where the text begins.
     #[inline(always)]
     pub(super) fn byte_before(&self, at: u16) -> u8 {
         self.bytes.as_flattened()[BLOCK + usize::from(at) - 1]
+    }
+}
+
+/// Notes the places of the separators in the first blocks of a window; says how many there are.
+struct NoteAll<'a> {
+    window: &'a mut Window,
+    blocks: usize,
+}
+
+impl Work for NoteAll<'_> {
+    type Result = usize;
+
+    #[inline(always)]
+    fn run(self) -> usize {
+        let Self { window, blocks } = self;
+        let mut count = 0;
+        for block in 0..blocks {
+            count = window.note(count, block * BLOCK, window.masks[block]);
+        }
+        count
     }
 }
 
