@@ -50,9 +50,10 @@ fn keys_avx2(batch: &mut Batch, window: &Window, ends: &[u16; BATCH], count: usi
         15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0,
         15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0,
     );
-    // The low byte of the number of the first chunk, everywhere in its bytes, and of the second but one in its.
+    // Shuffles of eight lengths of two bytes: the low byte of the first to all bytes of chunk 0, that of the third to all of
+    // chunk 2; two bytes further on they are those of chunks 1 and 3.
     let everywhere = _mm256_inserti128_si256::<1>(_mm256_set1_epi16(0), _mm_set1_epi16(0x0404));
-    // Only on top of them; a set bit makes a zero.
+    // The same, only to the topmost byte: where the highest bit is set a shuffle puts a zero.
     let on_top = _mm256_or_si256(everywhere, _mm256_cmpgt_epi8(_mm256_set1_epi16(0x0f0f), places));
     let of_second = _mm256_set1_epi16(0x0202);
 
