@@ -239,6 +239,23 @@ mod tests {
         assert_eq!(bundled.encoder(EncoderChoice::Auto).unwrap().describe(), "the fast WordPiece encoder");
     }
 
+    /// However a file is read, the tokenizer is the one that the `tokenizers` crate reads.
+    #[test]
+    fn a_word_piece_file_and_any_other_are_read_as_the_crate_reads_them() {
+        let text = std::str::from_utf8(BUNDLED).unwrap();
+        let without_type = text.replace("\"type\": \"WordPiece\", ", "");
+        assert_ne!(text, without_type);
+        let levels =
+            r#"{"model": {"type": "WordLevel", "vocab": {"a": 0, "[UNK]": 1}, "unk_token": "[UNK]"}}"#;
+        let broken = text.replace("\"unk_token\"", "\"unknown\"");
+        for json in [text, &without_type, levels, &broken] {
+            let as_text = |read: tokenizers::Result<Tokenizer>| {
+                read.map(|read| read.to_string(false).unwrap()).map_err(|error| error.to_string())
+            };
+            assert_eq!(as_text(load(json.as_bytes())), as_text(Tokenizer::from_bytes(json)));
+        }
+    }
+
     #[test]
     fn a_tokenizer_without_mask_is_refused_by_name() {
         let error = altered("[MASK]", "<mask>").err().unwrap();

@@ -31,6 +31,18 @@ template <int THREADS, bool MAXIMUM> DEVICE float block_reduce(float v, float* s
   return v;
 }
 
+// Calls use(column, x) with the columns that this thread holds, eight at a time; the first of them is `column`.
+template <int THREADS, class Use> DEVICE void each_eight(const uint4 (&bits)[LOGIT_VECTORS], int columns, Use use) {
+#pragma unroll
+  for (int v = 0; v < LOGIT_VECTORS; v++) {
+    const int column = (v * THREADS + (int)threadIdx.x) * 8;
+    if (column >= columns) continue;
+    float x[8];
+    unpack8(x, bits[v]);
+    use(column, x);
+  }
+}
+
 template <int THREADS> DEVICE void cross_entropy(const CrossEntropy& a, float* shared) {
   const int row = blockIdx.x, label = (int)a.labels[row];
   bf16* logits = a.logits + (u64)row * a.columns;
@@ -42,38 +54,25 @@ template <int THREADS> DEVICE void cross_entropy(const CrossEntropy& a, float* s
     if (column < a.columns) bits[v] = load16(logits + column);
   }
   const float label_logit = to_float(logits[label]);
-#pragma unroll
-  for (int v = 0; v < LOGIT_VECTORS; v++) {
-    if ((v * THREADS + (int)threadIdx.x) * 8 >= a.columns) continue;
-    float x[8];
-    unpack8(x, bits[v]);
+  each_eight<THREADS>(bits, a.columns, [&](int, float (&x)[8]) {
 #pragma unroll
     for (int e = 0; e < 8; e++) largest = fmaxf(largest, x[e]);
-  }
+  });
   largest = block_reduce<THREADS, true>(largest, shared);
   const float offset = largest * LOG2_E;
-#pragma unroll
-  for (int v = 0; v < LOGIT_VECTORS; v++) {
-    if ((v * THREADS + (int)threadIdx.x) * 8 >= a.columns) continue;
-    float x[8];
-    unpack8(x, bits[v]);
+  each_eight<THREADS>(bits, a.columns, [&](int, float (&x)[8]) {
 #pragma unroll
     for (int e = 0; e < 8; e++) sum += exp2_fast(x[e] * LOG2_E - offset);
-  }
+  });
   sum = block_reduce<THREADS, false>(sum, shared + 32);
   bool correct = label_logit == largest;
   if (correct) {  // of all threads alike
     float earlier = 0.f;
-#pragma unroll
-    for (int v = 0; v < LOGIT_VECTORS; v++) {
-      const int column = (v * THREADS + (int)threadIdx.x) * 8;
-      if (column >= a.columns) continue;
-      float x[8];
-      unpack8(x, bits[v]);
+    each_eight<THREADS>(bits, a.columns, [&](int column, float (&x)[8]) {
 #pragma unroll
       for (int e = 0; e < 8; e++)
         if (x[e] == largest && column + e < label) earlier = 1.f;
-    }
+    });
     // All have read what the first reduction left there: the second has a barrier.
     correct = block_reduce<THREADS, true>(earlier, shared) == 0.f;
   }
@@ -83,16 +82,11 @@ template <int THREADS> DEVICE void cross_entropy(const CrossEntropy& a, float* s
   }
   if (!a.gradient) return;
   const float factor = a.scale * reciprocal_fast(sum);
-#pragma unroll
-  for (int v = 0; v < LOGIT_VECTORS; v++) {
-    const int column = (v * THREADS + (int)threadIdx.x) * 8;
-    if (column >= a.columns) continue;
-    float x[8];
-    unpack8(x, bits[v]);
+  each_eight<THREADS>(bits, a.columns, [&](int column, float (&x)[8]) {
 #pragma unroll
     for (int e = 0; e < 8; e++) x[e] = exp2_fast(x[e] * LOG2_E - offset) * factor - (column + e == label ? a.scale : 0.f);
     store16(logits + column, pack8(x));
-  }
+  });
 }
 
 // Up to 32,768 columns; above that, up to 65,536.
