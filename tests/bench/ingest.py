@@ -5,7 +5,8 @@
 Every system writes bert-base-uncased WordPiece ids. Runs alternate between systems, so that a machine that slows down
 slows all of them; a figure is the median of its runs. MB are of UTF-8 text. Whole processes are timed, start-up included.
 Systems that go through Hugging Face's tokenizers are forty times slower; --slow-files gives them the first files only, and
-the table says how much they read. With --json the runs are kept, and --table FILE prints the table of all that are in it.
+the table says how much they read. Separate processes share nothing: what they gain is what the machine's processors allow, which
+for many is less than their number. With --json the runs are kept, and --table FILE prints the table of all that are in it.
 """
 
 import argparse
@@ -39,15 +40,20 @@ def peer(name):
     return command
 
 
+def separate(files, workers, out):
+    return [sys.executable, "-IS", PEERS / "separate_ingests.py", INGEST, str(workers), out, *files]
+
+
 SYSTEMS = {
     "tessera ingest": ours("auto"),
     "gzip + orjson + nanotoken (25 lines of Python)": peer("nanotoken_pipeline"),
+    "tessera ingest, a process for each worker": separate,
     "tessera ingest --encoder tokenizers": ours("tokenizers"),
     "datatrove DocumentTokenizer": peer("datatrove_pipeline"),
     "mosaicml-streaming MDSWriter": peer("mosaicml_streaming_pipeline"),
     "HF datasets + tokenizers (run_mlm)": peer("hf_datasets_pipeline"),
 }
-FAST = list(SYSTEMS)[:2]
+FAST = list(SYSTEMS)[:3]
 
 
 def text_bytes(files):
@@ -58,11 +64,23 @@ def text_bytes(files):
     return total
 
 
+def processors(count):
+    """So many of the processors this process may use, no two on one core where there are cores enough: threads of one core
+    share what it can do."""
+    cores, first, siblings = set(), [], []
+    for cpu in sorted(os.sched_getaffinity(0)):
+        topology = pathlib.Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        core = topology.read_text() if topology.exists() else cpu
+        (siblings if core in cores else first).append(cpu)
+        cores.add(core)
+    return (first + siblings)[:count]
+
+
 def run(command, workers, log):
     """Seconds of wall time and peak memory (MiB of the largest process), pinned to as many processors as workers."""
     environment = dict(os.environ, TOKENIZERS_PARALLELISM="false", RAYON_NUM_THREADS="1", HF_HUB_OFFLINE="1",
                        HF_DATASETS_OFFLINE="1", CUDA_VISIBLE_DEVICES="", PYTHONWARNINGS="ignore")
-    cpus = sorted(os.sched_getaffinity(0))[:workers]
+    cpus = processors(workers)
     started = time.perf_counter()
     process = subprocess.Popen([str(word) for word in command], stdout=log, stderr=log, env=environment,
                                preexec_fn=lambda: os.sched_setaffinity(0, cpus))
